@@ -1,0 +1,92 @@
+// Command bench drives the built kiloport binary from outside: it lays out
+// networks, sends traffic through the tunnel, watches the wire, and reports.
+//
+// Start with `bench demo`, which shows in half a minute what kiloport does, or
+// with `bench help` for the list. Everything happens in network namespaces
+// that bench makes and removes; it needs root, and changes nothing in the
+// namespace that it was started in.
+//
+// A new scenario is a file of its own here: write a function that returns its
+// *cobra.Command and hand it to register from an init function.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"kiloport/bench/netlab/traffic"
+)
+
+// Exit statuses of the command.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// commands are the constructors of all subcommands, in the order in which the
+// files of this package registered them.
+var commands []func() *cobra.Command
+
+// register adds a subcommand. Call it from init; the constructor runs once for
+// every invocation, so that a command keeps no state between tests.
+func register(command func() *cobra.Command) { commands = append(commands, command) }
+
+func main() {
+	traffic.RunIfHelper()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	status := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(status)
+}
+
+// run is the whole command with its surroundings as arguments. It returns the
+// exit status: 0, 1 after a failure, 2 after a mistake on the command line. A
+// subcommand reports a failure by returning an error; it is printed here, once.
+// Cancelling ctx ends every subcommand, which then cleans up before it returns.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	started := false
+	root.PersistentPreRun = func(*cobra.Command, []string) { started = true }
+	err := root.ExecuteContext(ctx)
+	switch {
+	case err == nil:
+		return exitOK
+	case !started:
+		fmt.Fprintf(stderr, "bench: %v\nTry 'bench help'.\n", err)
+		return exitUsage
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		fmt.Fprintln(stderr, "bench: interrupted")
+	default:
+		fmt.Fprintf(stderr, "bench: %v\n", err)
+	}
+	return exitFailed
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "bench",
+		Short:         "Show, measure and compare kiloport from outside",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return cmd.Help()
+		},
+	}
+	for _, command := range commands {
+		root.AddCommand(command())
+	}
+	return root
+}

@@ -1,0 +1,156 @@
+package netlab
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+)
+
+// SitesConfig says how [NewSites] builds; the zero value is two sites and a
+// router on ordinary Ethernet.
+type SitesConfig struct {
+	// Hosts puts a host behind each site, which uses the site as its router;
+	// without, the site is the only machine in its network.
+	Hosts bool
+	// MTU of the links between sites and router in bytes, 0 means 1500.
+	MTU int
+	// Offload leaves segmentation offloads on; see [LinkOptions].
+	Offload bool
+}
+
+// Sites is the picture `host – site A – router – site B – host`.
+type Sites struct {
+	*Lab
+	A, B   *Site
+	Router *Node
+}
+
+// A Site is one end of the picture, seen from the router.
+type Site struct {
+	*Node
+	// Host is the machine behind the site, nil without [SitesConfig.Hosts].
+	Host *Node
+	// Wan is the site's interface towards the router.
+	Wan string
+	// RouterDev is the router's interface towards the site.
+	RouterDev string
+	// Addr4 and Addr6 are the site's outer addresses, on Wan.
+	Addr4, Addr6 netip.Addr
+	// Gateway4 and Gateway6 are the router's addresses on the same link.
+	Gateway4, Gateway6 netip.Addr
+	// Net4 and Net6 are the site's inner networks. The first address is the
+	// site's own (on its tunnel or, with a host, towards it), the second the
+	// host's.
+	Net4, Net6 netip.Prefix
+}
+
+// NewSites builds two sites with a router between them. The sites reach each
+// other's outer addresses through the router; nobody routes the inner networks,
+// that is the tunnel's job.
+func NewSites(ctx context.Context, c SitesConfig) (*Sites, error) {
+	lab, err := New(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := &Sites{Lab: lab}
+	if err := s.build(c); err != nil {
+		lab.Close()
+		return nil, fmt.Errorf("build two sites: %w", err)
+	}
+	return s, nil
+}
+
+func (s *Sites) build(c SitesConfig) (err error) {
+	if s.Router, err = s.Node("router"); err != nil {
+		return err
+	}
+	if err = s.Router.Forward(); err != nil {
+		return err
+	}
+	// Outer addresses are those for documentation (RFC 5737, RFC 3849), inner
+	// ones private (RFC 1918, RFC 4193).
+	s.A = &Site{
+		RouterDev: "wan-a",
+		Addr4:     netip.MustParseAddr("192.0.2.1"), Gateway4: netip.MustParseAddr("192.0.2.254"),
+		Addr6: netip.MustParseAddr("2001:db8:a::1"), Gateway6: netip.MustParseAddr("2001:db8:a::ffff"),
+		Net4: netip.MustParsePrefix("10.1.0.0/24"), Net6: netip.MustParsePrefix("fd00:1::/64"),
+	}
+	s.B = &Site{
+		RouterDev: "wan-b",
+		Addr4:     netip.MustParseAddr("198.51.100.1"), Gateway4: netip.MustParseAddr("198.51.100.254"),
+		Addr6: netip.MustParseAddr("2001:db8:b::1"), Gateway6: netip.MustParseAddr("2001:db8:b::ffff"),
+		Net4: netip.MustParsePrefix("10.2.0.0/24"), Net6: netip.MustParsePrefix("fd00:2::/64"),
+	}
+	if err := s.attach(s.A, "a", c); err != nil {
+		return err
+	}
+	return s.attach(s.B, "b", c)
+}
+
+// attach makes the site's nodes and connects them.
+func (s *Sites) attach(site *Site, name string, c SitesConfig) (err error) {
+	if site.Node, err = s.Node(name); err != nil {
+		return err
+	}
+	site.Wan = "wan"
+	o := LinkOptions{MTU: c.MTU, Offload: c.Offload}
+	err = s.Connect(
+		End{site.Node, site.Wan, []netip.Prefix{netip.PrefixFrom(site.Addr4, 24), netip.PrefixFrom(site.Addr6, 64)}},
+		End{s.Router, site.RouterDev, []netip.Prefix{netip.PrefixFrom(site.Gateway4, 24), netip.PrefixFrom(site.Gateway6, 64)}}, o)
+	if err != nil {
+		return err
+	}
+	if err := site.Route(netip.PrefixFrom(netip.IPv4Unspecified(), 0), site.Gateway4); err != nil {
+		return err
+	}
+	if err := site.Route(netip.PrefixFrom(netip.IPv6Unspecified(), 0), site.Gateway6); err != nil {
+		return err
+	}
+	if !c.Hosts {
+		return nil
+	}
+	return s.attachHost(site, name)
+}
+
+func (s *Sites) attachHost(site *Site, name string) (err error) {
+	if site.Host, err = s.Node("host-" + name); err != nil {
+		return err
+	}
+	if err = site.Forward(); err != nil {
+		return err
+	}
+	err = s.Connect(
+		End{site.Host, "lan", []netip.Prefix{site.Inner4(2), site.Inner6(2)}},
+		End{site.Node, "lan", []netip.Prefix{site.Inner4(1), site.Inner6(1)}}, LinkOptions{})
+	if err != nil {
+		return err
+	}
+	if err := site.Host.Route(netip.PrefixFrom(netip.IPv4Unspecified(), 0), site.Inner4(1).Addr()); err != nil {
+		return err
+	}
+	return site.Host.Route(netip.PrefixFrom(netip.IPv6Unspecified(), 0), site.Inner6(1).Addr())
+}
+
+// Inner4 is the address number i (1 to 254) of the site's inner IPv4 network,
+// with the network's prefix length.
+func (s *Site) Inner4(i byte) netip.Prefix { return numbered(s.Net4, i) }
+
+// Inner6 is the address number i of the site's inner IPv6 network, with the
+// network's prefix length.
+func (s *Site) Inner6(i byte) netip.Prefix { return numbered(s.Net6, i) }
+
+func numbered(network netip.Prefix, i byte) netip.Prefix {
+	raw := network.Addr().AsSlice()
+	raw[len(raw)-1] = i
+	addr, _ := netip.AddrFromSlice(raw)
+	return netip.PrefixFrom(addr, network.Bits())
+}
+
+// End is where the site's applications run: on its host if it has one, else on
+// the site itself.
+func (s *Site) End() *Node {
+	if s.Host != nil {
+		return s.Host
+	}
+	return s.Node
+}
