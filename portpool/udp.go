@@ -1,0 +1,149 @@
+package portpool
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrSendOnly is what Receive returns on a socket made with SendOnly.
+var ErrSendOnly = errors.New("receive on udp socket: it was opened to send only")
+
+// UDPSocket is a UDP socket of the kernel's, for IPv4 and IPv6 at once. It is
+// made by [Open]. It implements [Socket] without allocating.
+type UDPSocket struct {
+	conn   *net.UDPConn
+	raw    syscall.RawConn
+	shared *Shared
+	port   uint16
+	v4only bool
+	noRead bool
+
+	// What Receive is doing. The closure is made once, because one made for
+	// each call would be allocated; its arguments therefore are here.
+	receiving sync.Mutex
+	readable  func(fd uintptr) (done bool)
+	in        []Message
+	got       int
+	inErr     syscall.Errno
+}
+
+// Port is the local port.
+func (s *UDPSocket) Port() uint16 { return s.port }
+
+// Close frees the port and ends a Receive that waits. A second Close returns
+// [net.ErrClosed].
+func (s *UDPSocket) Close() error {
+	if err := s.conn.Close(); err != nil {
+		return closedOr("close udp socket", err)
+	}
+	return nil
+}
+
+// closedOr turns whatever net and os say about a closed socket into
+// net.ErrClosed itself, which costs a comparison and no text.
+func closedOr(what string, err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return net.ErrClosed
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// Send implements [Socket]. Several goroutines may send at once; the kernel
+// does not make them wait for each other.
+//
+// Where the kernel refuses a message's Local or its flow label, that message
+// goes without it. A refused label turns labels off for all sockets of the
+// same Shared, with one warning: some other program of this namespace then
+// holds an exclusive label (IPV6_FL_S_EXCL), and Linux allows no others.
+func (s *UDPSocket) Send(ms []Message) (sent int, err error) {
+	b := takeSendBatch()
+	defer b.release()
+	b.sock, b.first = s, 0
+	for len(ms) > 0 && err == nil {
+		b.ms, ms = ms[:min(len(ms), batchSize)], ms[min(len(ms), batchSize):]
+		b.sent, b.stop = 0, 0
+		// Control and not Write: Write would hold the socket's lock, and
+		// its other merit, to wait for room in the buffer, is unwanted.
+		if err = s.raw.Control(b.run); err != nil {
+			return sent, closedOr("send on udp socket", err)
+		}
+		sent += b.sent
+		if b.stop != 0 {
+			err = s.stopped(b.stop, ms)
+		}
+	}
+	if err == nil {
+		err = sendError(b.first)
+	}
+	return sent, err
+}
+
+// stopped marks messages that Send did not come to.
+func (s *UDPSocket) stopped(e syscall.Errno, rest []Message) error {
+	for i := range rest {
+		rest[i].Err = e
+	}
+	if e == unix.EAGAIN {
+		return ErrFull
+	}
+	return sendError(e)
+}
+
+// Receive implements [Socket]. If several goroutines call it, one at a time
+// waits for datagrams.
+func (s *UDPSocket) Receive(ms []Message) (n int, err error) {
+	if s.noRead {
+		return 0, ErrSendOnly
+	}
+	if len(ms) == 0 {
+		return 0, nil
+	}
+	s.receiving.Lock()
+	defer s.receiving.Unlock()
+	s.in, s.got, s.inErr = ms, 0, 0
+	err = s.raw.Read(s.readable)
+	s.in = nil
+	if err != nil {
+		return 0, closedOr("receive on udp socket", err)
+	}
+	if s.got == 0 && s.inErr != 0 {
+		return 0, fmt.Errorf("receive on udp socket: %w", s.inErr)
+	}
+	return s.got, nil
+}
+
+// read takes what has arrived. It borrows a batch only for as long as the
+// system call, so that a thousand sockets that wait own no buffers.
+func (s *UDPSocket) read(fd uintptr) (done bool) {
+	b := takeReceiveBatch()
+	defer b.release()
+	for s.got < len(s.in) {
+		want := min(batchSize, len(s.in)-s.got)
+		n, e := b.receive(fd, s.shared, s.in[s.got:s.got+want])
+		switch {
+		case e == unix.EINTR || isPending(e):
+		case e == unix.EAGAIN:
+			return s.got > 0
+		case e != 0:
+			s.inErr = e
+			return true
+		default:
+			s.got += n
+			if n < want {
+				return true
+			}
+		}
+	}
+	return true
+}
+
+// isPending tells errors that an ICMP message left on the socket: the system
+// call reports it, clears it, and has done nothing else.
+func isPending(e syscall.Errno) bool {
+	return e == unix.ECONNREFUSED || e == unix.ECONNRESET || e == unix.EPROTO
+}
