@@ -93,11 +93,12 @@ type sendBatch struct {
 	control [batchSize][sendControl / 8]uint64
 	run     func(fd uintptr) // b.send, made once because it would be allocated
 
-	sock  *UDPSocket
-	ms    []Message
-	sent  int
-	first syscall.Errno // the first message skipped
-	stop  syscall.Errno // why the rest was not tried
+	sock   *UDPSocket
+	ms     []Message
+	labels bool // the slots have flow labels
+	sent   int
+	first  syscall.Errno // the first message skipped
+	stop   syscall.Errno // why the rest was not tried
 }
 
 func takeSendBatch() *sendBatch {
@@ -120,9 +121,9 @@ func (b *sendBatch) release() {
 // and reports the error only if that is the first, so after a short count the
 // next call begins with the culprit.
 func (b *sendBatch) send(fd uintptr) {
-	labels := b.sock.shared.FlowLabels()
+	b.labels = b.sock.shared.FlowLabels()
 	for i := range b.ms {
-		b.put(i, fd, labels, true)
+		b.put(i, fd, b.labels, true)
 	}
 	defer b.letGo(len(b.ms))
 	pending := false
@@ -169,7 +170,7 @@ func (b *sendBatch) refused(i int, fd uintptr, e syscall.Errno) {
 	if zone := m.Addr.Addr().Zone(); zone != "" {
 		sh.forgetZone(zone)
 	}
-	label := e == unix.EINVAL && m.FlowLabel != 0 && m.Addr.Addr().Is6() && sh.FlowLabels()
+	label := e == unix.EINVAL && m.FlowLabel != 0 && m.Addr.Addr().Is6() && b.labels
 	local := m.Local.IsValid() && sourceMayBeWrong(e)
 	switch {
 	case label && b.again(i, fd, false, true):
