@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"syscall"
 
-	"golang.org/x/net/bpf"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
@@ -100,9 +99,9 @@ func openHint(err error) string {
 	case errors.Is(err, unix.EACCES):
 		return " (ports below 1024 need CAP_NET_BIND_SERVICE: choose a higher port)"
 	case errors.Is(err, unix.EMFILE):
-		return " (too many open files: raise the limit with LimitNOFILE= or ulimit -n)"
+		return " (raise the limit with LimitNOFILE= or ulimit -n)"
 	case errors.Is(err, unix.ENFILE):
-		return " (too many open files in the system: raise sysctl fs.file-max)"
+		return " (raise sysctl fs.file-max)"
 	case errors.Is(err, unix.EPERM):
 		return " (a firewall mark needs CAP_NET_ADMIN)"
 	}
@@ -128,6 +127,30 @@ func beforeBind(fd int, cfg SocketConfig, network string) error {
 		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
 	}
 	return nil
+}
+
+// tryPort tells whether Open could have a port at present, at a quarter of its
+// cost.
+func tryPort(port uint16) error {
+	err := tryBind(unix.AF_INET6, &unix.SockaddrInet6{Port: int(port)})
+	if err == unix.EAFNOSUPPORT {
+		err = tryBind(unix.AF_INET, &unix.SockaddrInet4{Port: int(port)})
+	}
+	return err
+}
+
+func tryBind(family int, to unix.Sockaddr) error {
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if family == unix.AF_INET6 {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0); err != nil {
+			return err
+		}
+	}
+	return unix.Bind(fd, to)
 }
 
 func (s *UDPSocket) configure(cfg SocketConfig) error {
@@ -178,15 +201,6 @@ func setBuffer(fd, force, plain, size int) error {
 		return nil
 	}
 	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, plain, size)
-}
-
-// dropAll puts a filter before the socket's queue that lets nothing in.
-func (s *UDPSocket) dropAll() error {
-	filter, err := bpf.Assemble([]bpf.Instruction{bpf.RetConstant{Val: 0}})
-	if err != nil {
-		return err
-	}
-	return ipv4.NewPacketConn(s.conn).SetBPF(filter)
 }
 
 // reportArrivals asks for the destination, the traffic class and the hop limit

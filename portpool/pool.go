@@ -80,6 +80,7 @@ type PoolConfig struct {
 type Pool struct {
 	idle, grain int64
 	openPort    func(port uint16) (Socket, error)
+	tryPort     func(port uint16) error // a cheaper openPort that opens nothing, or nil
 	log         *slog.Logger
 	asked       int
 
@@ -131,10 +132,13 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 		ports:    newPorts(cfg.Low, cfg.High, rand.New(cfg.Rand)),
 	}
 	if p.openPort == nil {
-		p.openPort = openFor(cfg)
+		p.openPort, p.tryPort = openFor(cfg), tryPort
 	}
 	p.limit.Store(int32(cfg.Ports))
-	return p, p.survey()
+	if err := p.survey(); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 func (cfg *PoolConfig) check() error {

@@ -83,8 +83,9 @@ func (p *ports) busyList() string {
 }
 
 // survey finds as many ports of the range as are asked for, and sets the limit
-// to what it finds. It opens one socket at a time and closes it again: to bind
-// is the only way to know.
+// to what it finds. To bind a port and let it go is the only way to know. The
+// first one is opened just as lanes will be, so that a setting that the kernel
+// refuses for all of them is an error here.
 func (p *Pool) survey() error {
 	if !p.ports.ranged() {
 		return nil
@@ -95,10 +96,9 @@ func (p *Pool) survey() error {
 		if !ok {
 			break
 		}
-		sock, err := p.tryOpen(port)
+		err := p.try(port, len(found) == 0)
 		switch {
 		case err == nil:
-			sock.Close()
 			found = append(found, port)
 		case isBusy(err):
 			p.ports.busy = append(p.ports.busy, port)
@@ -114,6 +114,17 @@ func (p *Pool) survey() error {
 	p.limit.Store(int32(len(found)))
 	p.sayBusy()
 	return nil
+}
+
+func (p *Pool) try(port uint16, wholly bool) error {
+	if p.tryPort != nil && !wholly {
+		return p.tryPort(port)
+	}
+	sock, err := p.tryOpen(port)
+	if err != nil {
+		return err
+	}
+	return sock.Close()
 }
 
 // sayBusy tells once that ports of the range are busy, and in the same breath

@@ -400,26 +400,31 @@ func TestBufferFull(t *testing.T) {
 }
 
 func TestSendOnly(t *testing.T) {
-	a, err := Open(SocketConfig{SendOnly: true})
-	if err != nil {
+	if _, err := dropProgram(); err != nil {
+		t.Errorf("load the filter that all sockets share: %v", err)
+	}
+	open := func(cfg SocketConfig) *UDPSocket {
+		s, err := Open(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		return s
+	}
+	shared, classic, plain := open(SocketConfig{SendOnly: true}), open(SocketConfig{}), open(SocketConfig{})
+	if err := classic.dropAllClassic(); err != nil {
 		t.Fatal(err)
 	}
-	defer a.Close()
-	b, err := Open(SocketConfig{})
-	if err != nil {
-		t.Fatal(err)
+	for s, want := range map[*UDPSocket]int{shared: 0, classic: 0, plain: 3} {
+		for _, ip := range []string{"127.0.0.1", "::1"} {
+			mustSend(t, shared, Message{Buf: []byte("xyz"), Addr: addrPort(ip, s.Port())})
+		}
+		if n := waiting(t, s); n != want {
+			t.Errorf("%d bytes wait in a socket, want %d", n, want)
+		}
 	}
-	defer b.Close()
-	if _, err := a.Receive(make([]Message, 1)); err != ErrSendOnly {
+	if _, err := shared.Receive(make([]Message, 1)); err != ErrSendOnly {
 		t.Errorf("receive: %v", err)
-	}
-	mustSend(t, a, Message{Buf: []byte("xyz"), Addr: addrPort("127.0.0.1", a.Port())},
-		Message{Buf: []byte("xyz"), Addr: addrPort("127.0.0.1", b.Port())})
-	if n := waiting(t, a); n != 0 {
-		t.Errorf("%d bytes wait in a socket that nobody reads", n)
-	}
-	if n := waiting(t, b); n != 3 {
-		t.Errorf("%d bytes wait in the other, want 3", n)
 	}
 }
 
@@ -692,6 +697,20 @@ func benchmarkSend(b *testing.B, ip string, n int) {
 		sent += k
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(sent), "ns/datagram")
+}
+
+func BenchmarkOpen(b *testing.B) {
+	for name, cfg := range map[string]SocketConfig{"both ways": {}, "send only": {SendOnly: true}} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				s, err := Open(cfg)
+				if err != nil {
+					b.Fatal(err)
+				}
+				s.Close()
+			}
+		})
+	}
 }
 
 func BenchmarkReceive(b *testing.B) {

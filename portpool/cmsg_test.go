@@ -1,0 +1,120 @@
+package portpool
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+	"unsafe"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+// aligned copies bytes to where the kernel would put control messages.
+func aligned(b []byte) []byte {
+	words := make([]uint64, len(b)/8+1)
+	buf := unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), 8*len(words))
+	return buf[:copy(buf, b)]
+}
+
+// slowParse reads control messages as x/sys/unix does. It is stricter: one that
+// is broken spoils the others.
+func slowParse(b []byte) (m Message, err error) {
+	all, err := unix.ParseSocketControlMessage(b)
+	if err != nil {
+		return m, err
+	}
+	word := func(d []byte) int64 { return int64(binary.NativeEndian.Uint64(d)) }
+	for _, c := range all {
+		d := c.Data
+		switch [2]int32{c.Header.Level, c.Header.Type} {
+		case [2]int32{unix.IPPROTO_IPV6, unix.IPV6_TCLASS}:
+			if len(d) >= 4 {
+				m.TrafficClass = uint8(binary.NativeEndian.Uint32(d))
+			}
+		case [2]int32{unix.IPPROTO_IP, unix.IP_TOS}:
+			if len(d) >= 1 {
+				m.TrafficClass = d[0]
+			}
+		case [2]int32{unix.IPPROTO_IPV6, unix.IPV6_HOPLIMIT}, [2]int32{unix.IPPROTO_IP, unix.IP_TTL}:
+			if len(d) >= 4 {
+				m.HopLimit = uint8(binary.NativeEndian.Uint32(d))
+			}
+		case [2]int32{unix.IPPROTO_IPV6, unix.IPV6_PKTINFO}:
+			if len(d) >= 20 {
+				a, _ := netip.AddrFromSlice(d[:16])
+				m.Local, m.IfIndex = a.Unmap(), binary.NativeEndian.Uint32(d[16:])
+			}
+		case [2]int32{unix.IPPROTO_IP, unix.IP_PKTINFO}:
+			if len(d) >= 12 {
+				m.Local, _ = netip.AddrFromSlice(d[4:8])
+				m.IfIndex = binary.NativeEndian.Uint32(d)
+			}
+		case [2]int32{unix.SOL_SOCKET, unix.SO_TIMESTAMPNS_NEW}:
+			if len(d) >= 16 {
+				m.Time = word(d)*1e9 + word(d[8:])
+			}
+		}
+	}
+	return m, nil
+}
+
+func FuzzParseControl(f *testing.F) {
+	buf := make([]byte, sendControl)
+	v6 := aligned(buf)
+	f.Add(v6[:putControl(v6, false, 0xb9, netip.MustParseAddr("2001:db8::1"), 7)])
+	v4 := aligned(buf)
+	f.Add(v4[:putControl(v4, true, 3, netip.MustParseAddr("192.0.2.1"), 9)])
+	stamp := aligned(make([]byte, 64))
+	data, rest := putCmsg(stamp, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS_NEW, 16)
+	data[0], data[8] = 1, 2
+	data, _ = putCmsg(rest, unix.IPPROTO_IP, unix.IP_TTL, 4)
+	data[0] = 64
+	f.Add(stamp)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		b = aligned(b)
+		var got Message
+		parseControl(b, &got)
+		want, err := slowParse(b)
+		if err != nil {
+			return // it must only not crash
+		}
+		if diff := cmp.Diff(want, got, messageOpts); diff != "" {
+			t.Errorf("% x (-slow +fast):\n%s", b, diff)
+		}
+	})
+}
+
+func TestPutControl(t *testing.T) {
+	tests := []struct {
+		v4      bool
+		class   uint8
+		local   string
+		ifIndex uint32
+		size    int
+		want    Message
+	}{
+		{true, 0, "", 0, 0, Message{}},
+		{true, 0xff, "", 0, 24, Message{TrafficClass: 0xff}},
+		{false, 1, "", 5, 24, Message{TrafficClass: 1}},
+		{true, 2, "192.0.2.1", 0, 56, Message{TrafficClass: 2, Local: netip.MustParseAddr("192.0.2.1")}},
+		{false, 2, "2001:db8::1", 8, 64, Message{TrafficClass: 2, Local: netip.MustParseAddr("2001:db8::1"), IfIndex: 8}},
+		{true, 0, "2001:db8::1", 8, 0, Message{}},
+		{false, 0, "192.0.2.1", 8, 0, Message{}},
+	}
+	for _, tt := range tests {
+		var local netip.Addr
+		if tt.local != "" {
+			local = netip.MustParseAddr(tt.local)
+		}
+		buf := aligned(make([]byte, sendControl))
+		for i := range buf {
+			buf[i] = 0xee // what an earlier message left
+		}
+		n := putControl(buf, tt.v4, tt.class, local, tt.ifIndex)
+		got, err := slowParse(buf[:n])
+		if diff := cmp.Diff(tt.want, got, messageOpts); diff != "" || err != nil || unsafe.Sizeof(uintptr(0)) == 8 && n != tt.size {
+			t.Errorf("%+v: %d bytes, %v (-want +got):\n%s", tt, n, err, diff)
+		}
+	}
+}
