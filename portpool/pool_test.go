@@ -411,6 +411,22 @@ func TestPoolInvariants(t *testing.T) {
 	})
 }
 
+// A lane is wanted again between Expire's decision to close it and the closing.
+func TestPoolUsedWhileBeingClosed(t *testing.T) {
+	h := newFakeHost(10)
+	p := newTestPool(t, PoolConfig{Ports: 5, Open: h.Open})
+	a, _ := p.Socket(1, 1)
+	e := p.slots[0].Load()
+	e.used.Store(closing)
+	if len(p.Ports()) != 0 {
+		t.Error("a socket that is being closed is listed")
+	}
+	b, err := p.Socket(100*sec, 1)
+	if b != a || err != nil || p.closeLane(0, e) != 0 || p.Open() != 1 || a.(*fakeSocket).closed {
+		t.Errorf("got another socket or a closed one: %v", err)
+	}
+}
+
 // Workers use lanes while these are closed for being idle.
 func TestPoolConcurrently(t *testing.T) {
 	h := newFakeHost(40)

@@ -517,22 +517,23 @@ func TestReceiveTakesWhatIsThere(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	const n = 2*batchSize + 10
-	for i := range n {
-		mustSend(t, s, Message{Buf: []byte{byte(i)}, Addr: addrPort("127.0.0.1", s.Port())})
-	}
 	ms := make([]Message, 1000)
 	bufs := make([]byte, len(ms))
 	for i := range ms {
 		ms[i].Buf = bufs[i : i+1]
 	}
-	got, err := s.Receive(ms)
-	if got != n || err != nil {
-		t.Fatalf("%d of %d datagrams in one call: %v", got, n, err)
-	}
-	for i := range n {
-		if ms[i].Buf[0] != byte(i) {
-			t.Fatalf("datagram %d is %d", i, ms[i].Buf[0])
+	for _, n := range []int{1, batchSize, 2*batchSize + 10} {
+		for i := range n {
+			mustSend(t, s, Message{Buf: []byte{byte(i)}, Addr: addrPort("127.0.0.1", s.Port())})
+		}
+		got, err := s.Receive(ms)
+		if got != n || err != nil {
+			t.Fatalf("%d of %d datagrams in one call: %v", got, n, err)
+		}
+		for i := range n {
+			if ms[i].Buf[0] != byte(i) {
+				t.Fatalf("datagram %d is %d", i, ms[i].Buf[0])
+			}
 		}
 	}
 	if got, err := s.Receive(nil); got != 0 || err != nil {
