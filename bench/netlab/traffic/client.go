@@ -1,0 +1,197 @@
+package traffic
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// A runner is one flow as the client sees it. The client calls its methods one
+// after the other, never two at a time.
+type runner interface {
+	open(ctx context.Context, port uint16) error
+	// roundTrip sends a packet of the given length, IP header included, and
+	// waits for one of the same length that answers it.
+	roundTrip(ctx context.Context, inner int) (time.Duration, error)
+	load(ctx context.Context, start, end time.Time) error
+	settle(ctx context.Context) error
+	close()
+	// result fills in what this end knows, after close, and tells how many
+	// datagrams this end's socket dropped.
+	result(f *Flow) (*samples, uint64)
+}
+
+// A client carries out a plan.
+type client struct {
+	plan  Plan
+	flows []*clientFlow
+}
+
+// A clientFlow is a flow with its place in the plan and its first failure,
+// after which it is left alone.
+type clientFlow struct {
+	runner
+	group, id int
+	err       error
+	elapsed   time.Duration // from the start of the load to its settlement
+}
+
+func newClient(plan Plan) *client {
+	c := &client{plan: plan}
+	epoch := time.Now()
+	clock := func() int64 { return int64(time.Since(epoch)) }
+	run := rand.Uint32()
+	for i := range plan.Groups {
+		g := &plan.Groups[i]
+		for range g.Count {
+			f := &clientFlow{group: i, id: len(c.flows)}
+			h := header{run: run, flow: uint32(f.id)}
+			switch g.Kind {
+			case TCPBulk, TCPEcho:
+				f.runner = newStreamFlow(g, h, clock)
+			default:
+				f.runner = newDatagramFlow(g, h, clock)
+			}
+			c.flows = append(c.flows, f)
+		}
+	}
+	return c
+}
+
+func (c *client) run() (*Result, error) {
+	ctx := context.Background()
+	r := &Result{}
+	c.each(ctx, c.plan.OpenTimeout, func(ctx context.Context, f *clientFlow) error { return f.open(ctx, c.plan.Port) })
+	var idle samples
+	c.probeIdle(ctx, &idle)
+	r.Idle = summarize(&idle)
+	if c.plan.RollCall {
+		r.RollCalls = c.callRoll(ctx, false)
+	}
+	c.load(ctx, r)
+	if c.plan.RollCall {
+		r.RollCalls = append(r.RollCalls, c.callRoll(ctx, true)...)
+	}
+	c.collect(r)
+	return r, nil
+}
+
+// each does the same with all flows that have not failed, at the same time.
+func (c *client) each(ctx context.Context, patience time.Duration, do func(context.Context, *clientFlow) error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, f := range c.flows {
+		if f.err == nil {
+			wg.Go(func() { f.err = do(ctx, f) })
+		}
+	}
+	wg.Wait()
+}
+
+// probeIdle measures round trips while nothing else is on the path.
+func (c *client) probeIdle(ctx context.Context, s *samples) {
+	var probe *clientFlow
+	for _, f := range c.flows {
+		if kind := c.plan.Groups[f.group].Kind; f.err == nil && kind != TCPBulk && kind != TCPEcho {
+			probe = f
+			break
+		}
+	}
+	if probe == nil {
+		return
+	}
+	for range c.plan.IdleProbes {
+		ctx, cancel := context.WithTimeout(ctx, roundTripPatience)
+		rtt, err := probe.roundTrip(ctx, c.plan.Groups[probe.group].Size+maxOverhead)
+		cancel()
+		if err == nil {
+			s.add(rtt)
+		}
+		sleep(ctx, 10*time.Millisecond)
+	}
+}
+
+// load fills the path, the flows of a group evenly apart in time, and waits for
+// what is still on its way.
+func (c *client) load(ctx context.Context, r *Result) {
+	if c.plan.Duration <= 0 {
+		return
+	}
+	r.LoadFrom = time.Now()
+	end := r.LoadFrom.Add(c.plan.Duration)
+	patience := c.plan.Duration + c.plan.Linger
+	c.each(ctx, patience, func(ctx context.Context, f *clientFlow) error {
+		g := &c.plan.Groups[f.group]
+		offset := g.Interval * time.Duration(f.id%g.Count) / time.Duration(g.Count)
+		err := f.load(ctx, r.LoadFrom.Add(offset), end)
+		if err == nil {
+			sleep(ctx, time.Until(end))
+			err = f.settle(ctx)
+		}
+		f.elapsed = time.Since(r.LoadFrom)
+		return err
+	})
+	r.LoadTo = end
+}
+
+// collect closes all flows and puts down what became of them.
+func (c *client) collect(r *Result) {
+	r.Flows = make([]Flow, len(c.flows))
+	r.Groups = make([]GroupResult, len(c.plan.Groups))
+	rtts := make([][]*samples, len(c.plan.Groups))
+	for i, f := range c.flows {
+		f.close()
+		out := &r.Flows[i]
+		out.Group, out.ID, out.Kind = f.group, f.id, c.plan.Groups[f.group].Kind
+		rtt, dropped := f.result(out)
+		out.RTT = summarize(rtt)
+		r.SocketDrops += dropped
+		rtts[f.group] = append(rtts[f.group], rtt)
+		g := &r.Groups[f.group]
+		g.Elapsed = max(g.Elapsed, f.elapsed)
+		if f.err != nil {
+			out.Error = f.err.Error()
+		}
+		if errors.Is(f.err, context.DeadlineExceeded) {
+			out.Error = "it took too long: " + out.Error
+		}
+	}
+	for i := range r.Groups {
+		r.Groups[i].RTT = summarize(rtts[i]...)
+	}
+}
+
+// merge adds what the server knows, and adds the groups up.
+func (r *Result) merge(plan *Plan, report *serverReport) {
+	r.SocketDrops += report.SocketDrops
+	for i := range r.Flows {
+		f := &r.Flows[i]
+		if f.Kind != ICMPEcho {
+			served := report.Flows[f.ID]
+			sent := f.Up.Sent
+			f.Up = served.Received
+			f.Up.account(sent)
+			f.Down.account(served.Sent)
+			if f.Error == "" {
+				f.Error = served.Error
+			}
+		}
+		g := &r.Groups[f.Group]
+		g.Kind = plan.Groups[f.Group].Kind
+		g.Flows++
+		if f.Error != "" {
+			g.Failed++
+		}
+		g.Up.add(f.Up)
+		g.Down.add(f.Down)
+	}
+	for i := range r.Groups {
+		g := &r.Groups[i]
+		if g.Elapsed > 0 {
+			g.Goodput = float64(g.Up.Bytes+g.Down.Bytes) * 8 / g.Elapsed.Seconds()
+		}
+	}
+}
