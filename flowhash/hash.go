@@ -33,12 +33,12 @@ func NewHasher(secret [16]byte) Hasher {
 // good. Keys that differ only in ports, id, protocol or kind never collide.
 //
 // The secret comes first and fills a whole stripe, so that all four lanes are
-// unknown when a word of an address enters each of them; the rest of the key is
-// the single word of XXH64's tail. With a shorter secret, or a seed and a
-// longer tail, two words of an IPv6 address would follow each other in the
-// tail, where flipping bit 36 of the one's mix and bit 63 of the other's cancel
-// whatever the secret is. XXH64 is still no cryptographic function: whoever
-// sees hashes can find collisions, so they must not leave the process.
+// unknown when a word of an address enters each of them, and only the last word
+// of the key is left for XXH64's tail. After a secret of 16 bytes, both words of
+// an IPv6 destination would be in the tail, where flipping bit 36 of the one's
+// mix and bit 63 of the other's cancel whatever the secret is. XXH64 is still no
+// cryptographic function: whoever sees hashes can find collisions, so they must
+// not leave the process.
 func (h *Hasher) Hash(k *Key) uint64 {
 	var b [secretSize + keySize]byte
 	copy(b[:], h.secret[:])

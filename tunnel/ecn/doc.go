@@ -9,12 +9,12 @@
 // signals congestion itself uses [MarkCE].
 //
 // The tables are those of RFC 6040, which RFC 9601 extends to tunnels with a
-// shim between the two IP headers, as WireGuard's is. RFC 9601, section 3.1,
-// asks an ingress that does not know whether the egress follows these rules to
-// clear the outer field: that is [Compatibility], the zero [Mode]. ECT(1) is
-// copied like ECT(0), as RFC 8311 and RFC 9331 need. The DSCP follows the pipe
-// model of RFC 2983: chosen at the ingress and not copied back at the egress,
-// which therefore needs no function.
+// shim between the two IP headers, as WireGuard's is. An ingress that does not
+// know whether the egress follows them clears the outer field (RFC 6040, section
+// 4.3): that is [Compatibility], the zero [Mode]. ECT(1) is copied like ECT(0),
+// as RFC 8311 and RFC 9331 need. The DSCP follows the pipe model of RFC 2983:
+// chosen at the ingress and not copied back at the egress, which therefore needs
+// no function.
 //
 // Limits: the functions on packets touch the first IP header only and check no
 // more of it than they need.
