@@ -11,7 +11,7 @@ import (
 // knows nothing of the packed key, and goes through the headers one by one as a
 // list. It is written from the RFCs and the package comment, not from Parse.
 func oracle(packet []byte) (flowhash.Flow, oracleKey, error) {
-	in := bits{packet}
+	in := wire{packet}
 	hs, err := headers(in)
 	if err != nil {
 		return flowhash.Flow{}, oracleKey{}, err
@@ -36,12 +36,12 @@ func keyOf(k *flowhash.Key) oracleKey {
 	return oracleKey{k.Version(), k.Protocol(), k.Kind(), k.ID(), k.Source(), k.Destination()}
 }
 
-// bits reads big endian fields as the figures of RFCs show them.
-type bits struct{ b []byte }
+// wire reads big endian fields as the figures of RFCs show them.
+type wire struct{ b []byte }
 
-func (in bits) has(bytes int) bool { return len(in.b) >= bytes }
+func (in wire) has(bytes int) bool { return len(in.b) >= bytes }
 
-func (in bits) field(word, first, last int) uint32 {
+func (in wire) field(word, first, last int) uint32 {
 	var v uint32
 	for i := first; i <= last; i++ {
 		at := word*32 + i
@@ -50,9 +50,9 @@ func (in bits) field(word, first, last int) uint32 {
 	return v
 }
 
-func (in bits) word(w int) uint32 { return in.field(w, 0, 31) }
+func (in wire) word(w int) uint32 { return in.field(w, 0, 31) }
 
-func (in bits) address(word, words int) netip.Addr {
+func (in wire) address(word, words int) netip.Addr {
 	a, ok := netip.AddrFromSlice(in.b[word*4 : (word+words)*4])
 	if !ok {
 		panic("oracle: not an address")
@@ -60,21 +60,21 @@ func (in bits) address(word, words int) netip.Addr {
 	return a
 }
 
-func (in bits) from(n, to int) bits {
+func (in wire) from(n, to int) wire {
 	if to > len(in.b) {
 		to = len(in.b)
 	}
 	if n > to {
-		return bits{}
+		return wire{}
 	}
-	return bits{in.b[n:to]}
+	return wire{in.b[n:to]}
 }
 
 // header is one header of a chain: the IP header, any extension headers, and
 // last what they lead to, which may be cut short.
 type header struct {
 	number uint32 // protocol number
-	body   bits   // the header and all that follows it
+	body   wire   // the header and all that follows it
 
 	// of the IP header
 	version, dscp, ecn uint32
@@ -86,7 +86,7 @@ type header struct {
 	more          bool
 }
 
-func headers(in bits) ([]header, error) {
+func headers(in wire) ([]header, error) {
 	if !in.has(1) {
 		return nil, flowhash.ErrShort
 	}
@@ -100,7 +100,7 @@ func headers(in bits) ([]header, error) {
 	}
 }
 
-func headers4(in bits) ([]header, error) {
+func headers4(in wire) ([]header, error) {
 	if !in.has(20) {
 		return nil, flowhash.ErrShort
 	}
@@ -120,7 +120,7 @@ func headers4(in bits) ([]header, error) {
 	return []header{ip, {number: in.field(2, 8, 15), body: in.from(size, total)}}, nil
 }
 
-func headers6(in bits) ([]header, error) {
+func headers6(in wire) ([]header, error) {
 	if !in.has(40) {
 		return nil, flowhash.ErrShort
 	}
@@ -243,7 +243,7 @@ func told(version uint32, last header) (flowhash.Kind, uint32) {
 	return flowhash.KindAddresses, 0
 }
 
-func toldByGRE(b bits) (flowhash.Kind, uint32) {
+func toldByGRE(b wire) (flowhash.Kind, uint32) {
 	if !b.has(4) {
 		return flowhash.KindAddresses, 0
 	}

@@ -198,7 +198,7 @@ func compare(t *testing.T, packet []byte) {
 	}
 	src, ok := flowhash.Source(packet)
 	dst, ok2 := flowhash.Destination(packet)
-	hs, _ := headers(bits{packet})
+	hs, _ := headers(wire{packet})
 	if !ok || !ok2 || src != hs[0].src || dst != hs[0].dst {
 		t.Fatalf("%x: from %v to %v, oracle says from %v to %v", packet, src, dst, hs[0].src, hs[0].dst)
 	}
