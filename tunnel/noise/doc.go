@@ -28,7 +28,9 @@
 // Zeroing reaches the copies on the heap that this package knows of, those
 // inside the AEADs and inside crypto/ecdh included. It cannot reach copies
 // that the compiler or the libraries spilled to goroutine stacks or registers,
-// nor memory that the system has swapped out.
+// nor memory that the system has swapped out. The MAC and cookie keys are left
+// to the garbage collector: they follow from public keys, or guard two minutes
+// against flooding and no traffic.
 //
 // Unless its comment says so, a type here is for one goroutine at a time.
 package noise

@@ -11,7 +11,9 @@ import (
 )
 
 // PrivateKey is an X25519 scalar. Every fmt verb, slog and every text encoder
-// shows "(hidden)" in its place; [PrivateKey.Base64] reveals it on purpose.
+// shows "(hidden)" in its place; [PrivateKey.Base64] reveals it on purpose. The
+// exceptions are fmt's own: %p, which go vet refuses, and a key in an unexported
+// field of a struct that has no Format method of its own.
 type PrivateKey [32]byte
 
 // PublicKey is an X25519 point, the name of a peer. It prints as base64.
@@ -26,6 +28,7 @@ const hidden = "(hidden)"
 // NewPrivateKey reads a private key from rand and clamps it.
 func NewPrivateKey(rand io.Reader) (PrivateKey, error) {
 	var k PrivateKey
+	defer k.Clear() // it escapes to rand; what is returned is a copy
 	if _, err := io.ReadFull(rand, k[:]); err != nil {
 		return PrivateKey{}, fmt.Errorf("make private key: %w", err)
 	}
@@ -36,6 +39,7 @@ func NewPrivateKey(rand io.Reader) (PrivateKey, error) {
 // NewPresharedKey reads a preshared key from rand.
 func NewPresharedKey(rand io.Reader) (PresharedKey, error) {
 	var k PresharedKey
+	defer k.Clear()
 	if _, err := io.ReadFull(rand, k[:]); err != nil {
 		return PresharedKey{}, fmt.Errorf("make preshared key: %w", err)
 	}

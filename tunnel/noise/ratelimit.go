@@ -48,9 +48,12 @@ func NewRateLimiter(sources int) *RateLimiter {
 }
 
 // Allow reports whether a message from addr may be worked on at now, and counts
-// it if so.
+// it if so. An invalid addr is refused.
 func (l *RateLimiter) Allow(now int64, addr netip.Addr) bool {
 	p := ratePrefix(addr)
+	if !p.IsValid() {
+		return false
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := l.find(p)

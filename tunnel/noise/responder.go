@@ -42,23 +42,29 @@ func OpenInitiation(s *Static, msg []byte) (Incoming, error) {
 	if s == nil || s.key == nil {
 		return Incoming{}, ErrNoKey
 	}
-	in := Incoming{
-		RemoteIndex:     binary.LittleEndian.Uint32(msg[senderOffset:]),
-		symmetric:       symmetric{hash: s.hash, chain: initial.chain},
-		remoteEphemeral: [keySize]byte(msg[initiationEphemeral:]),
-		sealedTimestamp: [timestampSize + TagSize]byte(msg[initiationTimestamp:]),
-		stage:           stageOpened,
-	}
+	// Kept apart from what is returned: what an AEAD is given escapes to the
+	// heap, where a copy of the chaining key would stay behind.
+	sym := symmetric{hash: s.hash, chain: initial.chain}
+	defer sym.clear()
 	var key [32]byte
 	defer clear(key[:])
-	in.symmetric.mixEphemeral(in.remoteEphemeral[:])
-	if err := in.symmetric.mixDHKey(&key, s.key, in.remoteEphemeral[:]); err != nil {
+	e := msg[initiationEphemeral:initiationStatic]
+	sym.mixEphemeral(e)
+	if err := sym.mixDHKey(&key, s.key, e); err != nil {
 		return Incoming{}, err
 	}
-	if err := in.symmetric.open(in.RemotePublic[:], &key, msg[initiationStatic:initiationTimestamp]); err != nil {
+	var public PublicKey
+	if err := sym.open(public[:], &key, msg[initiationStatic:initiationTimestamp]); err != nil {
 		return Incoming{}, err
 	}
-	return in, nil
+	return Incoming{
+		RemotePublic:    public,
+		RemoteIndex:     binary.LittleEndian.Uint32(msg[senderOffset:]),
+		symmetric:       sym,
+		remoteEphemeral: [keySize]byte(e),
+		sealedTimestamp: [timestampSize + TagSize]byte(msg[initiationTimestamp:]),
+		stage:           stageOpened,
+	}, nil
 }
 
 // Accept decrypts the timestamp with the secret that only we and r share, which

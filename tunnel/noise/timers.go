@@ -64,7 +64,8 @@ func NewTimers(c *Constants, jitter func(n uint32) uint32) *Timers {
 // The first initiation may be sent at once. It reports whether the owner should
 // send a keepalive now, which a persistent keepalive wants.
 func (t *Timers) Start() (sendKeepalive bool) {
-	defer t.lock()()
+	t.mu.Lock()
+	defer t.unlock()
 	t.active = true
 	t.attempts, t.lastSent = 0, 0
 	t.another, t.lastMinute = false, false
@@ -73,7 +74,8 @@ func (t *Timers) Start() (sendKeepalive bool) {
 
 // Stop cancels everything pending; events have no effect until Start.
 func (t *Timers) Stop() {
-	defer t.lock()()
+	t.mu.Lock()
+	defer t.unlock()
 	t.active = false
 	t.retransmit, t.keepalive, t.handshake, t.zeroKeys, t.persistent = 0, 0, 0, 0, 0
 }
@@ -84,7 +86,8 @@ func (t *Timers) Next() int64 { return t.next.Load() }
 
 // LastHandshake is when the last handshake was completed, 0 for never.
 func (t *Timers) LastHandshake() int64 {
-	defer t.lock()()
+	t.mu.Lock()
+	defer t.unlock()
 	return t.lastHandshake
 }
 
@@ -92,7 +95,8 @@ func (t *Timers) LastHandshake() int64 {
 // without a usable keypair, or a keypair grown old. At most one in RekeyTimeout
 // may. If so, send it and call InitiationSent.
 func (t *Timers) Initiate(now int64) bool {
-	defer t.lock()()
+	t.mu.Lock()
+	defer t.unlock()
 	return t.active && t.initiate(now, false)
 }
 
@@ -110,7 +114,8 @@ func (t *Timers) initiate(now int64, retry bool) bool {
 // LastMinute reports true once for each completed handshake: see
 // [Constants.RekeyOnReceive].
 func (t *Timers) LastMinute() bool {
-	defer t.lock()()
+	t.mu.Lock()
+	defer t.unlock()
 	first := !t.lastMinute
 	t.lastMinute = true
 	return first
@@ -118,20 +123,23 @@ func (t *Timers) LastMinute() bool {
 
 // InitiationSent: a handshake initiation was sent.
 func (t *Timers) InitiationSent(now int64) {
-	defer t.lock()()
+	t.mu.Lock()
+	defer t.unlock()
 	t.authenticatedSent(now)
 	t.set(&t.retransmit, now+int64(t.constants.RekeyTimeout)+t.jitterTime())
 }
 
 // InitiationReceived: an initiation was accepted.
 func (t *Timers) InitiationReceived(now int64) {
-	defer t.lock()()
+	t.mu.Lock()
+	defer t.unlock()
 	t.authenticatedReceived(now)
 }
 
 // ResponseSent: a response was sent, and so a keypair derived.
 func (t *Timers) ResponseSent(now int64) {
-	defer t.lock()()
+	t.mu.Lock()
+	defer t.unlock()
 	t.lastSent = now
 	t.sessionDerived(now)
 	t.authenticatedSent(now)
@@ -141,7 +149,8 @@ func (t *Timers) ResponseSent(now int64) {
 // handshake completed. The owner sends what is queued, or a keepalive, to
 // confirm the keypair.
 func (t *Timers) ResponseReceived(now int64) {
-	defer t.lock()()
+	t.mu.Lock()
+	defer t.unlock()
 	t.authenticatedReceived(now)
 	t.sessionDerived(now)
 	t.handshakeComplete(now)
@@ -150,14 +159,16 @@ func (t *Timers) ResponseReceived(now int64) {
 // Confirmed: the first packet was received on a keypair that we derived as
 // responder, which completes its handshake.
 func (t *Timers) Confirmed(now int64) {
-	defer t.lock()()
+	t.mu.Lock()
+	defer t.unlock()
 	t.handshakeComplete(now)
 }
 
 // DataSent: a batch of packets with at least one that is not a keepalive was
 // sent.
 func (t *Timers) DataSent(now int64) {
-	defer t.lock()()
+	t.mu.Lock()
+	defer t.unlock()
 	t.authenticatedSent(now)
 	if t.handshake == 0 {
 		t.set(&t.handshake, now+int64(t.constants.KeepaliveTimeout+t.constants.RekeyTimeout)+t.jitterTime())
@@ -166,14 +177,16 @@ func (t *Timers) DataSent(now int64) {
 
 // KeepaliveSent: only keepalives were sent.
 func (t *Timers) KeepaliveSent(now int64) {
-	defer t.lock()()
+	t.mu.Lock()
+	defer t.unlock()
 	t.authenticatedSent(now)
 }
 
 // DataReceived: a batch of authenticated packets with at least one that is not
 // a keepalive was received.
 func (t *Timers) DataReceived(now int64) {
-	defer t.lock()()
+	t.mu.Lock()
+	defer t.unlock()
 	t.authenticatedReceived(now)
 	if t.keepalive == 0 {
 		t.set(&t.keepalive, now+int64(t.constants.KeepaliveTimeout))
@@ -184,7 +197,8 @@ func (t *Timers) DataReceived(now int64) {
 
 // KeepaliveReceived: only keepalives were received.
 func (t *Timers) KeepaliveReceived(now int64) {
-	defer t.lock()()
+	t.mu.Lock()
+	defer t.unlock()
 	t.authenticatedReceived(now)
 }
 
@@ -192,7 +206,8 @@ func (t *Timers) KeepaliveReceived(now int64) {
 // for off. It reports whether it has just been turned on, when the owner should
 // send one now.
 func (t *Timers) PersistentKeepaliveChanged(interval time.Duration) (turnedOn bool) {
-	defer t.lock()()
+	t.mu.Lock()
+	defer t.unlock()
 	turnedOn = t.interval == 0 && interval > 0
 	t.interval = int64(max(interval, 0))
 	if t.interval == 0 {
@@ -204,7 +219,8 @@ func (t *Timers) PersistentKeepaliveChanged(interval time.Duration) (turnedOn bo
 // Fire does what is due at now and returns what the owner has to do. It may be
 // called at any time.
 func (t *Timers) Fire(now int64) (a Action) {
-	defer t.lock()()
+	t.mu.Lock()
+	defer t.unlock()
 	if t.expired(&t.retransmit, now) {
 		a |= t.retransmitHandshake(now)
 	}
@@ -295,12 +311,7 @@ func (t *Timers) jitterTime() int64 {
 	return int64(t.jitter(ms+1)) * int64(time.Millisecond)
 }
 
-// lock returns the unlock, which also works out Next.
-func (t *Timers) lock() func() {
-	t.mu.Lock()
-	return t.unlock
-}
-
+// unlock also works out Next.
 func (t *Timers) unlock() {
 	var next int64
 	for _, at := range [...]int64{t.retransmit, t.keepalive, t.handshake, t.zeroKeys, t.persistent} {
