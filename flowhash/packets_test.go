@@ -162,6 +162,8 @@ var flowCases = []flowCase{
 	{"quote of a later fragment", back4.packet(icmp(11, header4{protocol: 17, ident: 7, flags: 0x0010}.packet(unhex(ports)))), "udp 10.0.0.2 > 10.0.0.1"},
 	{"quote of a first IPv6 fragment", back6.packet(icmp(3, v6(44, "1100 0001 00000007"+ports))), "udp [fd00::2]:50000 > [fd00::1]:8080"},
 	{"quote of a later IPv6 fragment", back6.packet(icmp(3, v6(44, "1100 0010 00000007"+ports))), "udp fd00::2 > fd00::1"},
+	{"quote of a first IPv6 fragment with options", back6.packet(icmp(3, v6(44, "3c00 0001 00000007 1100 0104 00000000"+ports))), "udp [fd00::2]:50000 > [fd00::1]:8080"},
+	{"quote of a later IPv6 fragment, data like options", back6.packet(icmp(3, v6(44, "3c00 0010 00000007 1100 0104 00000000"+ports))), "proto-60 fd00::2 > fd00::1"},
 	{"quote with an extension header", back6.packet(icmp(1, v6(60, "0600 0104 00000000"+ports))), "tcp [fd00::2]:50000 > [fd00::1]:8080"},
 	{"error in fragments", header4{protocol: 1, ident: 9, flags: 0x2000, src: "10.9.9.9", dst: "10.0.0.1"}.packet(icmp(3, v4(6, ports))), "icmp 10.9.9.9 > 10.0.0.1 fragment 0x9"},
 
@@ -188,6 +190,7 @@ var flowCases = []flowCase{
 	{"first fragment", header4{protocol: 17, ident: 0xbeef, flags: 0x2000}.packet(unhex(ports)), "udp 10.0.0.1 > 10.0.0.2 fragment 0xbeef"},
 	{"middle fragment", header4{protocol: 17, ident: 0xbeef, flags: 0x2010}.packet(unhex("00")), "udp 10.0.0.1 > 10.0.0.2 fragment 0xbeef"},
 	{"last fragment", header4{protocol: 17, ident: 0xbeef, flags: 0x0020}.packet(nil), "udp 10.0.0.1 > 10.0.0.2 fragment 0xbeef"},
+	{"last fragment, far behind", header4{protocol: 17, ident: 0xbeef, flags: 0x1000}.packet(nil), "udp 10.0.0.1 > 10.0.0.2 fragment 0xbeef"},
 	{"first IPv6 fragment", v6(44, "1100 0001 0000beef"+ports), "ipv6 fd00::1 > fd00::2 fragment 0xbeef"},
 	{"middle IPv6 fragment", v6(44, "1100 0081 0000beef 00"), "ipv6 fd00::1 > fd00::2 fragment 0xbeef"},
 	{"last IPv6 fragment", v6(44, "1100 0100 0000beef"), "ipv6 fd00::1 > fd00::2 fragment 0xbeef"},

@@ -256,14 +256,15 @@ func (d *datagram) isICMPError() bool {
 }
 
 // quotedKey sets k to the flow that answers the packet which the ICMP error d
-// quotes, and is false where it quotes none that its receiver can have sent.
+// quotes, and is false where it quotes none that its receiver can have sent, as
+// it would have from its own address (which tells the versions apart, too).
 //
 // A first fragment counts by its transport here: the error is a whole datagram
 // and what comes back from the peer mostly is, too. Errors are not nested (RFC
 // 1122, section 3.2.2), so a quoted one goes by its addresses.
 func (d *datagram) quotedKey(k *Key) bool {
 	var q datagram
-	if q.read(d.payload[icmpHeaderLen:]) != nil || q.version != d.version || string(q.src) != string(d.dst) {
+	if q.read(d.payload[icmpHeaderLen:]) != nil || string(q.src) != string(d.dst) {
 		return false
 	}
 	k.flow(q.version, q.protocol, q.dst, q.src)

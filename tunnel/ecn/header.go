@@ -55,7 +55,7 @@ func Set(packet []byte, cp Codepoint) (ok bool) {
 		return false
 	}
 	was := class(packet, v)
-	set(packet, v, was, was&^mask|uint8(cp&mask))
+	set(packet, v, was, cp)
 	return true
 }
 
@@ -69,24 +69,25 @@ func MarkCE(packet []byte) bool {
 		return false
 	}
 	was := class(packet, v)
-	if was&mask == uint8(NotECT) {
+	if Codepoint(was&mask) == NotECT {
 		return false
 	}
-	set(packet, v, was, was|mask)
+	set(packet, v, was, CE)
 	return true
 }
 
-func set(packet []byte, version, was, class uint8) {
-	if class == was {
+// set replaces the ECN field of the traffic class that was there.
+func set(packet []byte, version, was uint8, cp Codepoint) {
+	changed := was&mask ^ uint8(cp&mask)
+	if changed == 0 {
 		return
 	}
 	if version == 6 {
-		packet[0] = packet[0]&0xf0 | class>>4
-		packet[1] = packet[1]&0x0f | class<<4
+		packet[1] ^= changed << 4
 		return
 	}
 	old := binary.BigEndian.Uint16(packet)
-	packet[1] = class
+	packet[1] ^= changed
 	sum := binary.BigEndian.Uint16(packet[10:])
 	binary.BigEndian.PutUint16(packet[10:], updateChecksum(sum, old, binary.BigEndian.Uint16(packet)))
 }

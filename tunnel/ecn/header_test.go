@@ -142,6 +142,19 @@ func TestWrongChecksumStaysWrong(t *testing.T) {
 	})
 }
 
+// A field that has its value already leaves the packet as it is, even where an
+// update would write the checksum 0xffff, which is wrong, as 0, which is right.
+func TestSetToTheSame(t *testing.T) {
+	p := make([]byte, 20)
+	for _, cp := range all {
+		p[0], p[1], p[10], p[11] = 0x45, byte(cp), 0xff, 0xff
+		before := bytes.Clone(p)
+		if ecn.Set(p, cp); !bytes.Equal(p, before) {
+			t.Errorf("%v: %x became %x", cp, before, p)
+		}
+	}
+}
+
 func TestMarkCE(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := anyPacket(t)
