@@ -196,7 +196,7 @@ func (d *demo) spread(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	lanes, err := d.lanesInUse(ctx)
+	peer, err := d.peer(ctx)
 	if err != nil {
 		return err
 	}
@@ -209,27 +209,23 @@ func (d *demo) spread(ctx context.Context) error {
 		d.line("flow labels", "%d and %d different, none zero on %d and %d flows", up.Labels, down.Labels, up.Flows-up.Unlabelled, down.Flows-down.Unlabelled)
 	}
 	d.line("an outer flow of its own", "%d of %d flows one way, %d of %d the other (told apart by packet length)", up.Alone, up.Flows, down.Alone, down.Flows)
-	d.line("lanes in use", "%d by the word of kiloport show", lanes)
+	d.line("kiloport show", "%d of %d lanes in use, %d shared, %d flows had to move", peer.Lanes.InUse, peer.Lanes.Agreed, peer.Lanes.Shared, peer.Lanes.Moved)
 	d.line("datagrams and messages", "%d sent, none lost, doubled or out of order in its flow", total.Up.Sent+total.Down.Sent)
 	if err := errors.Join(up.check(t.ipv6()), down.check(t.ipv6())); err != nil {
 		return err
 	}
-	if lanes < up.Tuples {
-		return fmt.Errorf("kiloport show knows of %d lanes, but the capture saw %d", lanes, up.Tuples)
+	if peer.Lanes.InUse < up.Tuples {
+		return fmt.Errorf("kiloport show knows of %d lanes in use, but the capture saw %d", peer.Lanes.InUse, up.Tuples)
 	}
 	return nil
 }
 
-func (d *demo) lanesInUse(ctx context.Context) (int, error) {
+func (d *demo) peer(ctx context.Context) (*peerStatus, error) {
 	s, err := show(ctx, d.tunnel.a.site.Node, d.options.kiloport, d.tunnel.a.dev)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	lanes, ok := s.lanes()
-	if !ok {
-		return 0, errors.New("kiloport show --json does not say how many lanes a peer has")
-	}
-	return lanes, nil
+	return s.peer()
 }
 
 // roundTrips shows throughput, and what a ping feels of it.

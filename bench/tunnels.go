@@ -102,7 +102,10 @@ func startKiloport(ctx context.Context, s *netlab.Sites, binary string, ipv6 boo
 	if err := t.up(ctx, binary, folder, &t.b, &t.a, keyB, pubA, extra); err != nil {
 		return nil, err
 	}
-	return t, t.await(ctx)
+	if err := t.await(ctx); err != nil {
+		return nil, err
+	}
+	return t, t.awaitLanes(ctx, binary)
 }
 
 // kiloportKeys makes a key pair with the program itself.

@@ -4,7 +4,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -46,7 +45,6 @@ type relay struct {
 	front  *net.UDPConn
 	server netip.AddrPort
 
-	mu    sync.Mutex
 	backs map[netip.AddrPort]*net.UDPConn
 	held  map[uint32][]byte
 }
