@@ -1,0 +1,60 @@
+# kiloport: `make help` lists what can be made.
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+FLOWS ?= 500
+SECONDS ?= 5
+
+VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null),unknown)
+
+# Looked up when a recipe runs, because `make deps` may have fetched it.
+GO_BUILD = CGO_ENABLED=0 "$$(.ci/go)" build -buildvcs=false -trimpath
+SUDO = $(if $(filter-out 0,$(shell id -u)),sudo,)
+
+.PHONY: help
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: deps
+deps: ## install what is missing to build (apt; Go as a module if apt's is old)
+	@.ci/deps build
+
+.PHONY: deps-test
+deps-test: ## install what is missing to test, too
+	@.ci/deps build
+	@.ci/deps test
+
+.PHONY: build
+build: ## build the static binary bin/kiloport
+	@.ci/go >/dev/null
+	$(GO_BUILD) -ldflags '-s -w -X main.version=$(VERSION)' -o bin/kiloport ./cmd/kiloport
+
+.PHONY: bin/bench
+bin/bench:
+	@.ci/go >/dev/null
+	$(GO_BUILD) -o bin/bench ./bench
+
+.PHONY: demo
+demo: deps ## two sites, a router, hundreds of flows: see what the wire sees
+	@$(MAKE) --no-print-directory build bin/bench
+	$(SUDO) bin/bench demo --kiloport bin/kiloport --flows $(FLOWS) --seconds $(SECONDS)
+
+.PHONY: test
+test: ## every check and every test; as root
+	@.ci/test
+
+.PHONY: install
+install: build ## install under DESTDIR and PREFIX (/usr/local)
+	install -D -m 755 bin/kiloport $(DESTDIR)$(PREFIX)/bin/kiloport
+	install -d $(DESTDIR)$(PREFIX)/share/man/man8
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	install -d $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+	install -d $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	bin/kiloport man >$(DESTDIR)$(PREFIX)/share/man/man8/kiloport.8
+	bin/kiloport completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/kiloport
+	bin/kiloport completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_kiloport
+	bin/kiloport completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/kiloport.fish
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin
