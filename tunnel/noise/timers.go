@@ -157,7 +157,9 @@ func (t *Timers) ResponseReceived(now int64) {
 }
 
 // Confirmed: the first packet was received on a keypair that we derived as
-// responder, which completes its handshake.
+// responder, which completes its handshake. Report the packet itself, too, and
+// only then send what was waiting for the keypair: otherwise the packet counts
+// as an answer to it.
 func (t *Timers) Confirmed(now int64) {
 	t.mu.Lock()
 	defer t.unlock()
