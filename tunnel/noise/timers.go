@@ -121,7 +121,7 @@ func (t *Timers) LastMinute() bool {
 	return first
 }
 
-// InitiationSent: a handshake initiation was sent.
+// InitiationSent reports: a handshake initiation was sent.
 func (t *Timers) InitiationSent(now int64) {
 	t.mu.Lock()
 	defer t.unlock()
@@ -129,14 +129,14 @@ func (t *Timers) InitiationSent(now int64) {
 	t.set(&t.retransmit, now+int64(t.constants.RekeyTimeout)+t.jitterTime())
 }
 
-// InitiationReceived: an initiation was accepted.
+// InitiationReceived reports: an initiation was accepted.
 func (t *Timers) InitiationReceived(now int64) {
 	t.mu.Lock()
 	defer t.unlock()
 	t.authenticatedReceived(now)
 }
 
-// ResponseSent: a response was sent, and so a keypair derived.
+// ResponseSent reports: a response was sent, and so a keypair derived.
 func (t *Timers) ResponseSent(now int64) {
 	t.mu.Lock()
 	defer t.unlock()
@@ -145,7 +145,7 @@ func (t *Timers) ResponseSent(now int64) {
 	t.authenticatedSent(now)
 }
 
-// ResponseReceived: a response was accepted, and so a keypair derived and the
+// ResponseReceived reports: a response was accepted, and so a keypair derived and the
 // handshake completed. The owner sends what is queued, or a keepalive, to
 // confirm the keypair.
 func (t *Timers) ResponseReceived(now int64) {
@@ -156,7 +156,7 @@ func (t *Timers) ResponseReceived(now int64) {
 	t.handshakeComplete(now)
 }
 
-// Confirmed: the first packet was received on a keypair that we derived as
+// Confirmed reports: the first packet was received on a keypair that we derived as
 // responder, which completes its handshake. Report the packet itself, too, and
 // only then send what was waiting for the keypair: otherwise the packet counts
 // as an answer to it.
@@ -166,7 +166,7 @@ func (t *Timers) Confirmed(now int64) {
 	t.handshakeComplete(now)
 }
 
-// DataSent: a batch of packets with at least one that is not a keepalive was
+// DataSent reports: a batch of packets with at least one that is not a keepalive was
 // sent.
 func (t *Timers) DataSent(now int64) {
 	t.mu.Lock()
@@ -177,14 +177,14 @@ func (t *Timers) DataSent(now int64) {
 	}
 }
 
-// KeepaliveSent: only keepalives were sent.
+// KeepaliveSent reports: only keepalives were sent.
 func (t *Timers) KeepaliveSent(now int64) {
 	t.mu.Lock()
 	defer t.unlock()
 	t.authenticatedSent(now)
 }
 
-// DataReceived: a batch of authenticated packets with at least one that is not
+// DataReceived reports: a batch of authenticated packets with at least one that is not
 // a keepalive was received.
 func (t *Timers) DataReceived(now int64) {
 	t.mu.Lock()
@@ -197,7 +197,7 @@ func (t *Timers) DataReceived(now int64) {
 	}
 }
 
-// KeepaliveReceived: only keepalives were received.
+// KeepaliveReceived reports: only keepalives were received.
 func (t *Timers) KeepaliveReceived(now int64) {
 	t.mu.Lock()
 	defer t.unlock()

@@ -266,19 +266,32 @@ func playMini(t *testing.T, s scenario) []event {
 	return o.play(link)
 }
 
+// wireguard-go leaves two things to the order in which its goroutines run:
+// whether the keepalive just sent cancels the one set to follow it, and whether
+// the packet that confirms a keypair counts as an answer to what it set free. It
+// nearly always does what we always do, so some of a few runs must agree.
+const wireguardRuns = 20
+
 func TestTimersAgainstWireGuard(t *testing.T) {
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {
-			var want, got []event
-			synctest.Test(t, func(t *testing.T) { want = playWireGuard(t, s) })
+			var got []event
 			synctest.Test(t, func(t *testing.T) { got = playMini(t, s) })
-			if len(want) == 0 {
-				t.Fatal("wireguard-go sent nothing: the scenario shows nothing")
+			var diff string
+			for range wireguardRuns {
+				var want []event
+				synctest.Test(t, func(t *testing.T) { want = playWireGuard(t, s) })
+				if len(want) == 0 {
+					t.Fatal("wireguard-go sent nothing: the scenario shows nothing")
+				}
+				wantControl, wantData := split(want)
+				gotControl, gotData := split(got)
+				diff = compare(s, wantControl, gotControl) + compare(s, wantData, gotData)
+				if diff == "" {
+					return
+				}
 			}
-			wantControl, wantData := split(want)
-			gotControl, gotData := split(got)
-			compare(t, s, wantControl, gotControl)
-			compare(t, s, wantData, gotData)
+			t.Error(diff)
 		})
 	}
 }
@@ -297,13 +310,12 @@ func split(all []event) (control, data []event) {
 
 // compare wants the same events at the same time, or the same time apart, but
 // for the jitter of both. What repeats without end may have drifted past the end.
-func compare(t *testing.T, s scenario, want, got []event) {
-	t.Helper()
+func compare(s scenario, want, got []event) (diff string) {
 	const tolerance = 700 * time.Millisecond
 	drift := time.Duration(len(want)) * 333 * time.Millisecond
 	for i := range max(len(want), len(got)) {
 		if s.endless && (i == len(want) && s.lasts-got[i].at < drift || i == len(got) && s.lasts-want[i].at < drift) {
-			return
+			return ""
 		}
 		bad := i >= len(want) || i >= len(got) || want[i].what != got[i].what
 		if !bad {
@@ -314,9 +326,10 @@ func compare(t *testing.T, s scenario, want, got []event) {
 			bad = since > tolerance
 		}
 		if bad {
-			t.Fatalf("event %d differs\nwireguard-go (%d):\n%swe (%d):\n%s", i, len(want), around(want, i), len(got), around(got, i))
+			return fmt.Sprintf("event %d differs\nwireguard-go (%d):\n%swe (%d):\n%s", i, len(want), around(want, i), len(got), around(got, i))
 		}
 	}
+	return ""
 }
 
 func around(all []event, i int) string {
