@@ -81,6 +81,8 @@ func (n *Node) prepare() error {
 		{"net/ipv6/conf/default/router_solicitations", "0"},
 		{"net/ipv4/conf/default/rp_filter", "0"},
 		{"net/ipv4/conf/all/rp_filter", "0"},
+		// An interface that gets a new address keeps it when the old one goes.
+		{"net/ipv4/conf/all/promote_secondaries", "1"},
 	}
 	for _, s := range settings {
 		if err := n.Sysctl(s[0], s[1]); err != nil {
@@ -150,6 +152,15 @@ func (n *Node) Route(dst netip.Prefix, via netip.Addr) error {
 	route := &netlink.Route{Dst: ipNet(dst.Masked()), Gw: via.AsSlice()}
 	if err := n.handle.RouteAdd(route); err != nil {
 		return fmt.Errorf("node %s: add the route to %v via %v: %w", n.Name, dst, via, err)
+	}
+	return nil
+}
+
+// EnsureRoute is [Node.Route] for a route that may be there already.
+func (n *Node) EnsureRoute(dst netip.Prefix, via netip.Addr) error {
+	route := &netlink.Route{Dst: ipNet(dst.Masked()), Gw: via.AsSlice()}
+	if err := n.handle.RouteReplace(route); err != nil {
+		return fmt.Errorf("node %s: set the route to %v via %v: %w", n.Name, dst, via, err)
 	}
 	return nil
 }

@@ -146,6 +146,9 @@ type Direction struct {
 	// Reordered counts datagrams that came after one with a higher number
 	// (RFC 4737, section 3). Corrupted counts those whose checksum was wrong.
 	Lost, Duplicated, Reordered, Corrupted uint64
+	// FirstMissing is the lowest number that did not arrive, counted from 0;
+	// if all did, it is Received. The sum of several flows has none.
+	FirstMissing uint64
 	// Bytes of payload received.
 	Bytes uint64
 }
@@ -226,7 +229,7 @@ func (r *Result) Check() error {
 		fault := f.Error
 		for _, d := range []Direction{f.Up, f.Down} {
 			if fault == "" && d.Lost+d.Duplicated+d.Reordered+d.Corrupted != 0 {
-				fault = fmt.Sprintf("of %d sent %d lost, %d duplicated, %d reordered, %d corrupted", d.Sent, d.Lost, d.Duplicated, d.Reordered, d.Corrupted)
+				fault = d.fault()
 			}
 		}
 		if fault == "" {
@@ -240,6 +243,14 @@ func (r *Result) Check() error {
 		return nil
 	}
 	return fmt.Errorf("%d of %d flows were not intact (%d datagrams were dropped by the receiving sockets); first %s", bad, len(r.Flows), r.SocketDrops, first)
+}
+
+func (d *Direction) fault() string {
+	text := fmt.Sprintf("of %d sent %d lost, %d duplicated, %d reordered, %d corrupted", d.Sent, d.Lost, d.Duplicated, d.Reordered, d.Corrupted)
+	if d.Lost > 0 {
+		text += fmt.Sprintf(", the first missing is number %d", d.FirstMissing)
+	}
+	return text
 }
 
 // Total adds up all groups.

@@ -1,5 +1,7 @@
 package traffic
 
+import "math/bits"
+
 // maxNumber bounds the sequence numbers, and so what a tracker can be made to
 // allocate: 8 MiB.
 const maxNumber = 1 << 26
@@ -33,9 +35,19 @@ func (t *tracker) add(number uint64, size int) {
 	t.top = number + 1
 }
 
+// firstMissing is the lowest number that has not been seen.
+func (t *tracker) firstMissing() uint64 {
+	for i, word := range t.seen {
+		if word != ^uint64(0) {
+			return uint64(64*i + bits.TrailingZeros64(^word))
+		}
+	}
+	return uint64(64 * len(t.seen))
+}
+
 // direction is the verdict, given how many were sent.
 func (t *tracker) direction(sent uint64) Direction {
-	d := Direction{Received: t.received, Duplicated: t.duplicated, Reordered: t.reordered, Bytes: t.bytes}
+	d := Direction{Received: t.received, Duplicated: t.duplicated, Reordered: t.reordered, Bytes: t.bytes, FirstMissing: t.firstMissing()}
 	d.account(sent)
 	return d
 }
