@@ -109,7 +109,11 @@ func runDemo(ctx context.Context, o demoOptions, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	if d.tunnel, err = startKiloport(ctx, sites, o.kiloport, !o.ipv4, fmt.Sprintf("Ports = %d", o.ports)); err != nil {
+	k := kiloport{o.kiloport, []string{fmt.Sprintf("Ports = %d", o.ports)}}
+	if d.tunnel, err = startTunnel(ctx, sites, k, k, tunnelConfig{ipv6: !o.ipv4}); err != nil {
+		return err
+	}
+	if err := d.tunnel.awaitLanes(ctx, o.kiloport); err != nil {
 		return err
 	}
 	return errors.Join(d.spread(ctx), d.roundTrips(ctx, bare))

@@ -61,6 +61,9 @@ func binary(t *testing.T, build func() (string, error)) string {
 	return path
 }
 
+// stock is a WireGuard peer that has never heard of kiloport.
+func stock(t *testing.T) daemon { t.Helper(); return wireguardGo{binary(t, wireguardGoBinary)} }
+
 // families runs a test over both families of outer addresses.
 func families(t *testing.T, test func(t *testing.T, ipv6 bool)) {
 	t.Run("outer IPv4", func(t *testing.T) { test(t, false) })
@@ -72,7 +75,7 @@ func families(t *testing.T, test func(t *testing.T, ipv6 bool)) {
 func TestStockTunnelIsOneFlow(t *testing.T) {
 	families(t, func(t *testing.T, ipv6 bool) {
 		s := netlab.ForTest(t, netlab.SitesConfig{})
-		tun, err := startWireguardGo(t.Context(), s, binary(t, wireguardGoBinary), ipv6)
+		tun, err := startTunnel(t.Context(), s, stock(t), stock(t), tunnelConfig{ipv6: ipv6})
 		if err != nil {
 			t.Fatal(err)
 		}

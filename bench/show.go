@@ -14,6 +14,7 @@ import (
 
 // A status is what `kiloport show NAME --json` says, as far as it is used here.
 type status struct {
+	Up   bool `json:"up"`
 	Pool struct {
 		Limit int `json:"limit"` // source ports that can be had
 		Open  int `json:"open"`

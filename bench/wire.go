@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -71,30 +72,46 @@ func (w *wiretap) lanes(calls []traffic.RollCall, from netip.Addr) ([]lane, erro
 	index := w.byLength(from)
 	found := map[int]lane{}
 	for _, call := range calls {
-		l := lane{flow: call.Flow}
-		seen := 0
-		for _, s := range between(index[uint16(call.InnerLength+transportOverhead)], call.From, call.To) {
-			here := lane{flow: call.Flow, tuple: w.ordered[s.tuple], label: s.label}
-			if seen > 0 && here != l {
-				return nil, fmt.Errorf("inner flow %d changed from %v to %v", call.Flow, l, here)
-			}
-			l = here
-			seen++
-		}
-		if seen == 0 {
-			return nil, fmt.Errorf("inner flow %d was not seen leaving %v in a packet of %d bytes; was the capture complete?", call.Flow, from, call.InnerLength)
+		l, err := w.laneOf(call, index[uint16(call.InnerLength+transportOverhead)])
+		if err != nil {
+			return nil, err
 		}
 		if before, ok := found[call.Flow]; ok && before != l {
 			return nil, fmt.Errorf("inner flow %d moved under load from %v to %v", call.Flow, before, l)
 		}
 		found[call.Flow] = l
 	}
-	lanes := make([]lane, 0, len(found))
-	for _, l := range found {
-		lanes = append(lanes, l)
-	}
+	lanes := slices.Collect(maps.Values(found))
 	slices.SortFunc(lanes, func(a, b lane) int { return a.flow - b.flow })
 	return lanes, nil
+}
+
+// laneOf finds the lane of one turn among messages of its length. Control
+// messages between the listen ports may happen to have that length too: they do
+// not count if every packet of the turn was seen elsewhere, in one lane.
+func (w *wiretap) laneOf(call traffic.RollCall, messages []sighting) (lane, error) {
+	counts := map[lane]int{}
+	for _, s := range between(messages, call.From, call.To) {
+		counts[lane{flow: call.Flow, tuple: w.ordered[s.tuple], label: s.label}]++
+	}
+	if len(counts) > 1 {
+		maps.DeleteFunc(counts, func(l lane, _ int) bool { return l.isLaneZero() })
+	}
+	seen := slices.SortedFunc(maps.Keys(counts), func(a, b lane) int { return counts[b] - counts[a] })
+	switch {
+	case len(seen) > 1:
+		return lane{}, fmt.Errorf("inner flow %d was seen both in %v and in %v", call.Flow, seen[0], seen[1])
+	case len(seen) == 0:
+		return lane{}, fmt.Errorf("inner flow %d was not seen in a packet of %d bytes; was the capture complete?", call.Flow, call.InnerLength)
+	case counts[seen[0]] < call.Packets:
+		return lane{}, fmt.Errorf("inner flow %d sent %d packets, of which %d were seen in %v", call.Flow, call.Packets, counts[seen[0]], seen[0])
+	}
+	return seen[0], nil
+}
+
+// isLaneZero tells whether this is the ordinary path between the listen ports.
+func (l lane) isLaneZero() bool {
+	return l.tuple.Src.Port() == listenPort && l.tuple.Dst.Port() == listenPort
 }
 
 // byLength sorts out what one address sent, in the order of time.

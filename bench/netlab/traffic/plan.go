@@ -186,6 +186,7 @@ type RollCall struct {
 	Flow        int
 	After       bool // after the load, rather than before
 	InnerLength int  // of the inner IP packet in bytes, a multiple of 16
+	Packets     int  // that each side sent at least, more if some got lost
 	From, To    time.Time
 }
 

@@ -50,7 +50,7 @@ func (c *client) callRoll(ctx context.Context, after bool) []RollCall {
 		to := time.Now()
 		for i, f := range turn {
 			if f.err == nil {
-				calls = append(calls, RollCall{Flow: f.id, After: after, InnerLength: rollLengths[i], From: from, To: to})
+				calls = append(calls, RollCall{Flow: f.id, After: after, InnerLength: rollLengths[i], Packets: rollTrips, From: from, To: to})
 			}
 		}
 	}
