@@ -12,8 +12,8 @@ type Action uint8
 const (
 	// SendInitiation: send a handshake initiation, then call InitiationSent.
 	SendInitiation Action = 1 << iota
-	// ForgetSource: comes with SendInitiation when the last one went unanswered;
-	// let the kernel choose the source address anew.
+	// ForgetSource: what was sent went unanswered; let the kernel choose the
+	// source address anew. Usually together with SendInitiation.
 	ForgetSource
 	// SendKeepalive: send a keepalive unless data is queued; with no keypair to
 	// send on, ask Initiate. Then call KeepaliveSent.
