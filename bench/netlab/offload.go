@@ -42,7 +42,15 @@ const (
 // OffloadOff turns off everything on the interface dev that lets a packet
 // larger than its MTU pass: TCP, UDP and generic segmentation, and merging on
 // receipt. Features that the interface does not have are passed over.
-func (n *Node) OffloadOff(dev string) error {
+func (n *Node) OffloadOff(dev string) error { return n.turnOff(dev, offloadFeatures) }
+
+// ChecksumOff makes the kernel finish every checksum before it hands a packet to
+// the interface dev.
+func (n *Node) ChecksumOff(dev string) error {
+	return n.turnOff(dev, []string{"tx-checksum-ip-generic"})
+}
+
+func (n *Node) turnOff(dev string, features []string) error {
 	return n.Do(func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
@@ -53,7 +61,7 @@ func (n *Node) OffloadOff(dev string) error {
 		if err != nil {
 			return fmt.Errorf("node %s: read the offloads of %s: %w", n.Name, dev, err)
 		}
-		if err := ethtool(fd, dev, featuresRequest(names, offloadFeatures)); err != nil {
+		if err := ethtool(fd, dev, featuresRequest(names, features)); err != nil {
 			return fmt.Errorf("node %s: turn off the offloads of %s: %w", n.Name, dev, err)
 		}
 		return nil
