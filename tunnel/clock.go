@@ -1,0 +1,31 @@
+package tunnel
+
+import "time"
+
+// Clock is where time comes from; the packet path and every timer read it
+// through here. Tests inject their own or run inside testing/synctest.
+type Clock interface {
+	// Now is monotonic time in nanoseconds, always above 0.
+	Now() int64
+	// Wall is the time of day, for handshake timestamps and for people.
+	Wall() time.Time
+	// AfterFunc calls f in a goroutine of its own after d.
+	AfterFunc(d time.Duration, f func()) Timer
+}
+
+// Timer is what [Clock.AfterFunc] gives: a time.Timer or a stand-in.
+type Timer interface {
+	Reset(d time.Duration) bool
+	Stop() bool
+}
+
+// systemClock counts from its own start, so that 0 can mean "never".
+type systemClock struct{ start time.Time }
+
+func newSystemClock() systemClock { return systemClock{start: time.Now()} }
+
+func (c systemClock) Now() int64      { return int64(time.Since(c.start)) + 1 }
+func (c systemClock) Wall() time.Time { return time.Now() }
+func (c systemClock) AfterFunc(d time.Duration, f func()) Timer {
+	return time.AfterFunc(d, f)
+}

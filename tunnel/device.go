@@ -1,0 +1,367 @@
+package tunnel
+
+import (
+	"context"
+	crand "crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"kiloport/flowhash"
+	"kiloport/portpool"
+	"kiloport/queue"
+	"kiloport/tunnel/noise"
+	"kiloport/tunnel/tun"
+)
+
+// Config is what a Device is made of. Only TUN and Options must be given.
+type Config struct {
+	// TUN is where inner packets come from and go to. The Device closes it.
+	TUN tun.Device
+	// Options are the person's choices.
+	Options Options
+	// Log gets what a person should know; nil means nothing.
+	Log *slog.Logger
+
+	// Constants are WireGuard's timers and limits; nil means the protocol's.
+	Constants *noise.Constants
+	// Clock is where time comes from; nil means the system's clock.
+	Clock Clock
+	// Rand is the source of keys and secrets; nil means crypto/rand.
+	Rand io.Reader
+	// OpenSocket opens a UDP socket; nil means [portpool.Open].
+	OpenSocket func(portpool.SocketConfig) (portpool.Socket, error)
+}
+
+// Device is a tunnel interface with its peers. Make one with [New], configure it
+// with [Device.Configure] at any time, and let it work with [Device.Run].
+type Device struct {
+	tun         tun.Device
+	options     Options
+	log         *slog.Logger
+	limited     *limitedLog
+	constants   *noise.Constants
+	clock       Clock
+	rand        io.Reader
+	openSocket  func(portpool.SocketConfig) (portpool.Socket, error)
+	queueConfig queue.Config
+	hasher      flowhash.Hasher
+	labels      labels
+
+	// The tables that the packet path reads.
+	static      atomic.Pointer[noise.Static] // nil: no private key
+	sockets     atomic.Pointer[sockets]      // nil: the link is down
+	routes      *routes
+	indexes     *indexTable
+	drops       drops
+	staged      atomic.Int64 // packets that wait for sessions, of all peers
+	cookiesSent atomic.Uint64
+
+	handshakes *handshaker
+	transmit   *transmitter
+	receive    *receiver
+	receiving  chan struct{} // closed when the last receiver has ended
+
+	config     sync.Mutex // configuration, one change at a time
+	up         bool
+	closed     bool
+	private    noise.PrivateKey
+	listenPort uint16
+	fwMark     uint32
+	shared     *portpool.Shared
+	housekeep  Timer
+
+	peersMu sync.RWMutex
+	peers   map[noise.PublicKey]*peer
+	order   []*peer // as they were configured
+
+	done     chan struct{}
+	closing  sync.Once
+	finished sync.WaitGroup
+}
+
+// New makes a device, which does nothing before [Device.Run]. It takes over the
+// TUN device unless it returns an error.
+func New(c Config) (*Device, error) {
+	if err := c.Options.Validate(); err != nil {
+		return nil, err
+	}
+	d := &Device{
+		tun: c.TUN, options: c.Options, log: c.Log, constants: c.Constants,
+		clock: c.Clock, rand: c.Rand, openSocket: c.OpenSocket,
+		queueConfig: queue.Default(),
+		routes:      newRoutes(),
+		indexes:     newIndexTable(),
+		peers:       make(map[noise.PublicKey]*peer),
+		done:        make(chan struct{}),
+		receiving:   make(chan struct{}),
+	}
+	close(d.receiving)
+	d.defaults()
+	if err := d.secrets(); err != nil {
+		return nil, err
+	}
+	d.limited = &limitedLog{log: d.log, clock: d.clock, said: make(map[string]*limitedLine)}
+	d.shared = portpool.NewShared(d.log)
+	d.handshakes = newHandshaker(d)
+	d.transmit = newTransmitter(d)
+	d.receive = newReceiver(d)
+	return d, nil
+}
+
+func (d *Device) defaults() {
+	if d.log == nil {
+		d.log = slog.New(slog.DiscardHandler)
+	}
+	if d.constants == nil {
+		c := noise.Default()
+		d.constants = &c
+	}
+	if d.clock == nil {
+		d.clock = newSystemClock()
+	}
+	if d.rand == nil {
+		d.rand = crand.Reader
+	}
+}
+
+func (d *Device) secrets() (err error) {
+	var secret [16]byte
+	if _, err = io.ReadFull(d.rand, secret[:]); err != nil {
+		return fmt.Errorf("draw the secret of the flow hash: %w", err)
+	}
+	d.hasher = flowhash.NewHasher(secret)
+	d.labels, err = newLabels(d.rand)
+	return err
+}
+
+// Run carries packets until the TUN device is deleted or closed, ctx ends, or
+// [Device.Close] is called. A deleted device is not an error.
+func (d *Device) Run(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, d.Close)
+	defer stop()
+	transmitted := make(chan error, 1)
+	d.finished.Add(2)
+	go func() {
+		defer d.finished.Done()
+		transmitted <- d.transmit.run()
+	}()
+	go func() {
+		defer d.finished.Done()
+		d.handshakes.run(d.done)
+	}()
+	err := d.watch(transmitted)
+	d.Close()
+	d.finished.Wait()
+	return err
+}
+
+// watch follows the link until it goes.
+func (d *Device) watch(transmitted <-chan error) error {
+	for {
+		select {
+		case <-d.done:
+			return nil
+		case err := <-transmitted:
+			if errors.Is(err, os.ErrClosed) {
+				return nil
+			}
+			return fmt.Errorf("read from the tun device: %w", err)
+		case event, ok := <-d.tun.Events():
+			if !ok || event == tun.Deleted {
+				return nil
+			}
+			d.linkEvent(event)
+		}
+	}
+}
+
+func (d *Device) linkEvent(event tun.Event) {
+	d.config.Lock()
+	defer d.config.Unlock()
+	switch event {
+	case tun.Up:
+		if err := d.linkUp(); err != nil {
+			d.log.Error("the link is up, but without sockets: set another listen port, or take the link down and up", "error", err)
+		}
+	case tun.Down:
+		d.linkDown()
+	}
+}
+
+// linkUp opens the sockets. The caller holds config.
+func (d *Device) linkUp() error {
+	if d.up || d.closed {
+		return nil
+	}
+	d.up = true
+	if err := d.openSockets(); err != nil {
+		d.up = false
+		return err
+	}
+	d.log.Info("link up", "listen port", d.listenPort)
+	for _, p := range d.order {
+		p.start()
+	}
+	return nil
+}
+
+// linkDown closes the sockets and forgets all sessions.
+func (d *Device) linkDown() {
+	if !d.up {
+		return
+	}
+	d.up = false
+	for _, p := range d.order {
+		p.stop()
+	}
+	d.closeSockets()
+	d.log.Info("link down")
+}
+
+// openSockets opens the listen socket and an empty pool.
+func (d *Device) openSockets() error {
+	listen, err := d.openListen(d.listenPort)
+	if err != nil {
+		return err
+	}
+	pool, err := portpool.NewPool(d.poolConfig())
+	if err != nil {
+		listen.Close()
+		return err
+	}
+	d.serve(&sockets{listen: listen, pool: pool})
+	if d.housekeep == nil {
+		d.housekeep = d.clock.AfterFunc(d.housekeepEvery(), d.keepHouse)
+	} else {
+		d.housekeep.Reset(d.housekeepEvery())
+	}
+	return nil
+}
+
+const (
+	listenReceiveBuffer = 4 << 20 // bytes: some 20 ms at 1 Gbit/s, with the kernel's overhead
+	listenSendBuffer    = 1 << 20
+)
+
+func (d *Device) openListen(port uint16) (portpool.Socket, error) {
+	open := d.openSocket
+	if open == nil {
+		open = func(c portpool.SocketConfig) (portpool.Socket, error) { return portpool.Open(c) }
+	}
+	return open(portpool.SocketConfig{
+		Port: port, FwMark: d.fwMark, Shared: d.shared,
+		SendBuffer: listenSendBuffer, ReceiveBuffer: listenReceiveBuffer,
+	})
+}
+
+// serve makes sockets the ones in use. The receiver of the old listen socket
+// ends first, so that there is never more than one.
+func (d *Device) serve(socks *sockets) {
+	old := d.sockets.Swap(socks)
+	if old != nil {
+		old.listen.Close()
+	}
+	<-d.receiving
+	d.listenPort = socks.listen.Port()
+	d.receiving = make(chan struct{})
+	go func(done chan<- struct{}) {
+		defer close(done)
+		d.receive.run(socks.listen)
+	}(d.receiving)
+}
+
+// moveListen listens on another port. If that fails the old one stays.
+func (d *Device) moveListen(port uint16) error {
+	old := d.sockets.Load()
+	listen, err := d.openListen(port)
+	if err != nil {
+		return err
+	}
+	d.serve(&sockets{listen: listen, pool: old.pool})
+	return nil
+}
+
+func (d *Device) poolConfig() portpool.PoolConfig {
+	o := d.options
+	c := portpool.PoolConfig{
+		Ports: o.Ports, Low: o.PortRange.Low, High: o.PortRange.High, Idle: o.LaneIdle,
+		Shared: d.shared, FwMark: d.fwMark, Log: d.log,
+	}
+	if d.openSocket != nil {
+		c.Open = func(port uint16) (portpool.Socket, error) {
+			return d.openSocket(portpool.SocketConfig{Port: port, FwMark: d.fwMark, Shared: d.shared, SendOnly: true})
+		}
+	}
+	return c
+}
+
+// closeSockets ends the receiver too.
+func (d *Device) closeSockets() {
+	if old := d.sockets.Swap(nil); old != nil {
+		old.listen.Close()
+		old.pool.Close()
+		<-d.receiving
+	}
+}
+
+func (d *Device) housekeepEvery() time.Duration {
+	return max(d.options.LaneIdle/4, time.Second)
+}
+
+// keepHouse closes idle ports.
+func (d *Device) keepHouse() {
+	d.config.Lock()
+	defer d.config.Unlock()
+	if socks := d.sockets.Load(); socks != nil {
+		socks.pool.Expire(d.clock.Now())
+		d.housekeep.Reset(d.housekeepEvery())
+	}
+}
+
+// Close ends [Device.Run], closes the sockets and the TUN device and forgets all
+// keys. It may be called more than once.
+func (d *Device) Close() {
+	d.closing.Do(func() {
+		close(d.done)
+		d.config.Lock()
+		defer d.config.Unlock()
+		d.linkDown()
+		d.closed = true
+		if d.housekeep != nil {
+			d.housekeep.Stop()
+		}
+		d.removeAllPeers()
+		d.tun.Close()
+		d.private.Clear()
+		d.static.Store(nil)
+	})
+}
+
+// peer gives the peer with a public key, or nil.
+func (d *Device) peer(key noise.PublicKey) *peer {
+	d.peersMu.RLock()
+	defer d.peersMu.RUnlock()
+	return d.peers[key]
+}
+
+func (d *Device) mtu() int { return d.tun.MTU() }
+
+// jitter draws a number below n, for timers.
+func (d *Device) jitter(n uint32) uint32 { return rand.Uint32N(n) }
+
+// random64 draws the identifier of a probe, which nobody outside may guess.
+func (d *Device) random64() uint64 {
+	var b [8]byte
+	if _, err := io.ReadFull(d.rand, b[:]); err != nil {
+		return rand.Uint64() // crypto/rand never fails; an injected source may
+	}
+	return binary.LittleEndian.Uint64(b[:])
+}

@@ -1,0 +1,420 @@
+package tunnel
+
+import (
+	"net/netip"
+	"sync"
+
+	"kiloport/portpool"
+	"kiloport/tunnel/noise"
+)
+
+const (
+	limitedSources = 4096
+	inboundQueue   = 1024 // initiations that wait; above an eighth of it we are under load
+	answerQueue    = 256  // responses and cookie replies to our own handshakes
+	underLoadFor   = int64(1e9)
+	handshakeDSCP  = 0x88 // AF41, as WireGuard in the kernel marks handshakes (RFC 2597)
+)
+
+// handshaker does all public-key work in one goroutine: handshakes that our own
+// traffic waits for first, then answers to those, then what strangers ask. A
+// flood of the last fills its queue and costs nobody else anything.
+type handshaker struct {
+	device   *Device
+	inbound  chan inbound
+	answers  chan inbound
+	notify   chan struct{} // something is in wanted
+	mu       sync.Mutex
+	wanted   []*peer
+	loadedTo int64 // under load until then
+	limiter  *noise.RateLimiter
+	cookies  *noise.CookieChecker // of the identity below
+	identity *noise.Static
+}
+
+// inbound is a handshake message as it arrived.
+type inbound struct {
+	bytes  [noise.InitiationSize]byte // the largest of them
+	size   int
+	source netip.AddrPort
+	local  netip.Addr
+	index  uint32 // receiver, of answers
+}
+
+func newHandshaker(d *Device) *handshaker {
+	return &handshaker{
+		device:  d,
+		inbound: make(chan inbound, inboundQueue),
+		answers: make(chan inbound, answerQueue),
+		notify:  make(chan struct{}, 1),
+		limiter: noise.NewRateLimiter(limitedSources),
+	}
+}
+
+// offer queues a handshake message that passes what is cheap to check. The
+// receiver calls it, so it neither waits nor does public-key work.
+func (h *handshaker) offer(m *portpool.Message, datagram []byte, kind uint8) {
+	d := h.device
+	static := d.static.Load()
+	in := inbound{size: m.N, source: m.Addr, local: m.Local}
+	queue := h.answers
+	switch {
+	case static == nil:
+		d.drops.add(dropNoKey)
+		return
+	case kind != noise.MessageCookieReply && !static.CheckMAC1(datagram):
+		d.drops.add(dropMAC)
+		return
+	case kind == noise.MessageInitiation:
+		queue = h.inbound
+	default:
+		in.index, _ = noise.ReceiverIndex(datagram)
+		if d.indexes.lookup(in.index).peer == nil {
+			d.drops.add(dropIndex)
+			return
+		}
+	}
+	copy(in.bytes[:], datagram)
+	select {
+	case queue <- in:
+	default:
+		d.drops.add(dropBusy)
+	}
+}
+
+// ask queues a handshake with a peer, which must not be in the queue yet.
+func (h *handshaker) ask(p *peer) {
+	h.mu.Lock()
+	h.wanted = append(h.wanted, p)
+	h.mu.Unlock()
+	select {
+	case h.notify <- struct{}{}:
+	default:
+	}
+}
+
+func (h *handshaker) takeWanted() *peer {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.wanted) == 0 {
+		h.wanted = nil
+		return nil
+	}
+	p := h.wanted[0]
+	h.wanted[0] = nil
+	h.wanted = h.wanted[1:]
+	return p
+}
+
+// run ends when done is closed.
+func (h *handshaker) run(done <-chan struct{}) {
+	for {
+		select {
+		case <-done:
+			return
+		case <-h.notify:
+		case in := <-h.answers:
+			h.answer(&in)
+		case in := <-h.inbound:
+			h.consume(&in)
+		}
+		h.first(done)
+	}
+}
+
+// first does what goes before inbound initiations: one answer for each request,
+// so that neither starves.
+func (h *handshaker) first(done <-chan struct{}) {
+	for {
+		p := h.takeWanted()
+		if p != nil {
+			p.initiate()
+		}
+		select {
+		case <-done:
+			return
+		case in := <-h.answers:
+			h.answer(&in)
+		default:
+			if p == nil {
+				return
+			}
+		}
+	}
+}
+
+// consume handles an initiation. Under load it costs a cookie first, then is
+// limited by address.
+func (h *handshaker) consume(in *inbound) {
+	d := h.device
+	now := d.clock.Now()
+	msg := in.bytes[:in.size]
+	if len(h.inbound) >= inboundQueue/8 {
+		h.loadedTo = now + underLoadFor
+	}
+	static := d.static.Load()
+	if static == nil {
+		d.drops.add(dropNoKey)
+		return
+	}
+	if now < h.loadedTo && !h.admit(now, static, msg, in) {
+		return
+	}
+	incoming, err := noise.OpenInitiation(static, msg)
+	if err != nil {
+		d.drops.add(dropHandshake)
+		return
+	}
+	p := d.peer(incoming.RemotePublic)
+	if p == nil {
+		d.drops.add(dropHandshake)
+		d.limited.warn("handshake from an unknown peer refused: is its public key configured?",
+			"public key", incoming.RemotePublic.String(), "from", in.source)
+		return
+	}
+	if err := p.respond(now, static, &incoming, in); err != nil {
+		p.drops.add(dropHandshake)
+		d.limited.warn("handshake refused", "peer", p.name(), "from", in.source, "error", err)
+	}
+}
+
+// admit decides under load whether a message is worth public-key work.
+func (h *handshaker) admit(now int64, static *noise.Static, msg []byte, in *inbound) bool {
+	d := h.device
+	if h.identity != static {
+		h.identity, h.cookies = static, noise.NewCookieChecker(static, d.constants)
+	}
+	if !h.cookies.CheckMAC2(now, msg, in.source) {
+		d.drops.add(dropCookie)
+		if reply, err := h.cookies.Reply(d.rand, now, msg, in.source); err == nil {
+			d.sendHandshake(reply[:], &endpoint{in.source, in.local})
+			d.cookiesSent.Add(1)
+		}
+		return false
+	}
+	if !h.limiter.Allow(now, in.source.Addr()) {
+		d.drops.add(dropRate)
+		return false
+	}
+	return true
+}
+
+// answer handles a response or a cookie reply.
+func (h *handshaker) answer(in *inbound) {
+	d := h.device
+	now := d.clock.Now()
+	msg := in.bytes[:in.size]
+	p := d.indexes.lookup(in.index).peer
+	if p == nil {
+		d.drops.add(dropIndex)
+		return
+	}
+	var err error
+	if in.size == noise.CookieReplySize {
+		err = p.takeCookie(now, msg)
+	} else {
+		err = p.finish(now, msg, in)
+	}
+	if err != nil {
+		p.drops.add(dropHandshake)
+		d.limited.warn("handshake answer refused", "peer", p.name(), "from", in.source, "error", err)
+	}
+}
+
+// wantHandshake asks for a new keypair for a fresh reason: data without one, or
+// one grown old. The caller holds mu, here and below.
+func (p *peer) wantHandshake(now int64) {
+	if !p.asked && !p.removed && p.timers.Initiate(now) {
+		p.askHandshake()
+	}
+}
+
+// askHandshake queues an initiation.
+func (p *peer) askHandshake() {
+	if !p.asked && !p.removed {
+		p.asked = true
+		p.device.handshakes.ask(p)
+	}
+}
+
+// initiate sends an initiation. The handshaker calls it.
+func (p *peer) initiate() {
+	d := p.device
+	now := d.clock.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.asked = false
+	static, to := d.static.Load(), p.endpoint.Load()
+	if p.removed || static == nil || to == nil || d.sockets.Load() == nil {
+		return
+	}
+	if err := p.sendInitiation(now, static, to); err != nil {
+		d.limited.warn("handshake not sent", "peer", p.name(), "error", err)
+	}
+	p.arm(now)
+}
+
+func (p *peer) sendInitiation(now int64, static *noise.Static, to *endpoint) error {
+	d := p.device
+	if err := p.prepare(static); err != nil {
+		return err
+	}
+	p.clearHandshake()
+	index, err := d.indexes.reserve(d.rand, p)
+	if err != nil {
+		return err
+	}
+	p.handshakeIndex = index
+	msg, handshake, err := noise.Initiate(d.rand, static, p.remote, index, d.clock.Wall())
+	if err != nil {
+		return err
+	}
+	p.handshake = handshake
+	noise.AddMACs(msg[:], p.remote, now)
+	p.timers.InitiationSent(now)
+	p.sendHandshake(msg[:], to)
+	return nil
+}
+
+// prepare computes what all handshakes with the peer have in common.
+func (p *peer) prepare(static *noise.Static) error {
+	if p.remote != nil {
+		return nil
+	}
+	remote, err := noise.NewRemote(static, p.key)
+	if err != nil {
+		return err
+	}
+	remote.Constants = p.device.constants
+	p.remote = &remote
+	return nil
+}
+
+// respond answers an initiation that is the peer's.
+func (p *peer) respond(now int64, static *noise.Static, incoming *noise.Incoming, in *inbound) error {
+	d := p.device
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.removed {
+		return nil
+	}
+	if err := p.prepare(static); err != nil {
+		return err
+	}
+	if err := incoming.Accept(p.remote, now); err != nil {
+		return err
+	}
+	index, err := d.indexes.reserve(d.rand, p)
+	if err != nil {
+		return err
+	}
+	msg, keypair, err := incoming.Respond(d.rand, p.preshared, index)
+	if err != nil {
+		d.indexes.release(index)
+		return err
+	}
+	keypair.Created = now
+	s := newSession(p, keypair)
+	p.install(s)
+	d.indexes.bind(index, s)
+	to := p.moveTo(in)
+	noise.AddMACs(msg[:], p.remote, now)
+	p.timers.InitiationReceived(now)
+	p.timers.ResponseSent(now)
+	p.rx.bytes.Add(uint64(in.size))
+	p.sendHandshake(msg[:], to)
+	p.arm(now)
+	return nil
+}
+
+// finish takes the response to our initiation.
+func (p *peer) finish(now int64, msg []byte, in *inbound) error {
+	d := p.device
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	static := d.static.Load()
+	if p.handshake == nil || p.handshakeIndex != in.index || static == nil || p.removed {
+		return noise.ErrState
+	}
+	keypair, err := p.handshake.OpenResponse(static, p.preshared, msg)
+	if err != nil {
+		return err
+	}
+	keypair.Created = now
+	s := newSession(p, keypair)
+	d.indexes.bind(in.index, s)
+	p.handshake, p.handshakeIndex = nil, 0
+	p.moveTo(in)
+	p.rx.bytes.Add(uint64(in.size))
+	p.timers.ResponseReceived(now)
+	p.heard = now
+	p.answered(now, s)
+	p.arm(now)
+	return nil
+}
+
+// moveTo takes the source of an authenticated handshake message as endpoint.
+func (p *peer) moveTo(in *inbound) *endpoint {
+	to, old := &endpoint{in.source, in.local}, p.endpoint.Load()
+	p.endpoint.Store(to)
+	if old != nil && old.addr != to.addr {
+		p.spread.roamed(p.device.clock.Now())
+	}
+	return to
+}
+
+func (p *peer) takeCookie(now int64, msg []byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.remote == nil {
+		return noise.ErrState
+	}
+	return p.remote.OpenCookieReply(now, msg)
+}
+
+func (p *peer) sendHandshake(msg []byte, to *endpoint) {
+	if p.device.sendHandshake(msg, to) {
+		p.tx.bytes.Add(uint64(len(msg)))
+	}
+}
+
+// sendHandshake sends on lane 0: cookies are bound to address and port.
+func (d *Device) sendHandshake(msg []byte, to *endpoint) bool {
+	socks := d.sockets.Load()
+	if socks == nil {
+		return false
+	}
+	batch := []portpool.Message{{Buf: msg, Addr: to.addr, Local: to.local, TrafficClass: handshakeDSCP}}
+	_, err := socks.listen.Send(batch)
+	if err != nil {
+		d.drops.add(sendDrop(batch[0].Err))
+		d.limited.warn("handshake message not sent", "to", to.addr, "error", err)
+	}
+	return err == nil
+}
+
+// sendSealed seals n bytes of payload behind the header room of buf and sends
+// them on a lane of s, at once. The caller holds mu.
+func (p *peer) sendSealed(now int64, s *session, lane uint16, buf []byte, n int) {
+	d := p.device
+	socks, to := d.sockets.Load(), p.endpoint.Load()
+	if socks == nil || to == nil {
+		return
+	}
+	socket := socks.listen
+	if lane != 0 {
+		pooled, err := socks.pool.Socket(now, lane)
+		if err != nil {
+			return
+		}
+		socket = pooled
+	}
+	datagram, ok := s.seal(buf, n, lane)
+	if !ok {
+		return
+	}
+	e := newEgress(d.labels, 1)
+	e.add(outbound{peer: p, to: to, socket: socket, buf: datagram, lane: lane})
+	e.flush()
+	p.timers.KeepaliveSent(now)
+}

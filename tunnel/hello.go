@@ -1,0 +1,203 @@
+package tunnel
+
+import (
+	"kiloport/portpool"
+	"kiloport/tunnel/ecn"
+	"kiloport/tunnel/noise"
+)
+
+// HELLO is said once per keypair by the initiator of its handshake, as the
+// first message on it, which also is what confirms the keypair. Either message
+// of the exchange is enough for the one who got it: whoever said HELLO accepts
+// lanes, and whoever answered it does too.
+//
+// A rekey must not be felt. Data stays on the old keypair, if that has lanes
+// and is alive, until HELLO was exchanged on the new one; a peer that turned
+// into a stock one meanwhile costs switchDelay.
+
+// helloAfter is when HELLO is repeated, nanoseconds after the first: as often as
+// it takes on a lossy path and no more than a stock peer will stand.
+var helloAfter = [...]int64{0, 250e6, 1e9, 3e9, 10e9}
+
+const (
+	helloGiveUp = int64(15e9) // after the first: the peer is a stock one
+	switchDelay = int64(15e8) // data waits for HELLO on a new keypair
+	oldAlive    = int64(10e9) // an old keypair is alive if heard within this
+	maxLanes    = portpool.MaxPorts
+)
+
+// helloState is where the exchange on one keypair stands.
+type helloState struct {
+	started int64 // when the keypair was confirmed or HELLO first sent, 0 = not yet
+	said    int   // how often we sent HELLO
+	heard   bool  // HELLO or its answer arrived
+	over    bool  // heard, or given up
+}
+
+// next is when helloStep wants to be called, 0 = never.
+func (h *helloState) next(initiator bool) int64 {
+	switch {
+	case h.started == 0 || h.over:
+		return 0
+	case initiator && h.said < len(helloAfter):
+		return h.started + helloAfter[h.said]
+	}
+	return h.started + helloGiveUp
+}
+
+// startHello begins the exchange on a keypair that we may send on. The caller
+// holds mu, as for everything in this file that is the peer's.
+func (p *peer) startHello(now int64, s *session) {
+	if s.hello.started != 0 {
+		return
+	}
+	s.hello.started = now
+	if s.keypair.Initiator {
+		s.offered.Store(maxLanes)
+	}
+	p.helloStep(now, s)
+}
+
+// helloStep repeats HELLO or gives it up.
+func (p *peer) helloStep(now int64, s *session) {
+	h := &s.hello
+	if at := h.next(s.keypair.Initiator); at == 0 || now < at {
+		return
+	}
+	if s.keypair.Initiator && h.said < len(helloAfter) {
+		h.said++
+		ours := p.device.ourHello()
+		p.sendControl(now, s, 0, appendControl(nil, controlHello, &ours))
+		return
+	}
+	h.over = true
+	if s == p.current {
+		p.spreadStock("the peer does not answer HELLO: it is a stock WireGuard")
+	}
+}
+
+// ourHello is what we can do.
+func (d *Device) ourHello() hello {
+	h := hello{
+		Version:      controlVersion,
+		ReceiveLanes: maxLanes,
+		ECN:          helloECNDecapsulates,
+		AEADs:        helloAEADChaCha,
+		Path:         helloPathDirect,
+	}
+	if d.options.Spread == SpreadPorts {
+		h.SendLanes = uint16(d.options.Ports)
+	}
+	if d.options.DSCP == (ecn.DSCPPolicy{}) {
+		h.DSCP = helloDSCPInherits
+	}
+	return h
+}
+
+// heardHello takes HELLO or HELLO_ACK, which arrived on s.
+func (p *peer) heardHello(now int64, s *session, t controlType, body []byte) {
+	theirs, err := parseHello(body)
+	if err != nil {
+		p.drops.add(dropControl)
+		return
+	}
+	if t == controlHello {
+		s.offered.Store(maxLanes)
+		ours := p.device.ourHello()
+		p.sendControl(now, s, 0, appendControl(nil, controlHelloAck, &ours))
+	}
+	if s.hello.heard {
+		return
+	}
+	s.hello.heard, s.hello.over = true, true
+	s.normalECN.Store(theirs.ECN&helloECNDecapsulates != 0)
+	p.version = theirs.Version
+	limit := min(p.device.ourHello().SendLanes, theirs.ReceiveLanes, maxLanes)
+	s.allowLanes(limit)
+	if s != p.current {
+		return
+	}
+	p.agreed(now, limit)
+	p.switchTo(now, s)
+}
+
+// adopt decides when data moves to a new current keypair.
+func (p *peer) adopt(now int64, s *session) {
+	old := p.sending.Load()
+	spread := old != nil && old != s && old.limit.Load() > 0
+	alive := spread && !old.expired(now) && now-p.heard < oldAlive
+	if alive && !s.hello.heard {
+		p.switchAt = now + switchDelay
+		return
+	}
+	p.switchTo(now, s)
+}
+
+// switchTo sends what waited for a session, then lets data take this one. The
+// order is kept, because nobody else sends data to the peer before it is
+// published.
+func (p *peer) switchTo(now int64, s *session) {
+	p.switchAt = 0
+	if s == nil || p.sending.Load() == s {
+		return
+	}
+	p.flushStaged(now, s)
+	p.sending.Store(s)
+}
+
+// control handles the control messages of one payload, which arrived on a lane
+// of s in the datagram m.
+func (p *peer) control(now int64, s *session, lane uint16, list []byte, m *portpool.Message) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for {
+		t, body, rest, err := nextControl(list)
+		if err != nil {
+			p.drops.add(dropControl)
+			return
+		}
+		switch t {
+		case controlEnd:
+			p.arm(now)
+			return
+		case controlHello, controlHelloAck:
+			p.heardHello(now, s, t, body)
+		case controlProbe:
+			p.heardProbe(now, s, lane, body, m)
+		case controlProbeEcho:
+			p.heardEcho(now, body)
+		}
+		list = rest
+	}
+}
+
+// heardProbe answers on lane 0, which is known to work.
+func (p *peer) heardProbe(now int64, s *session, lane uint16, body []byte, m *portpool.Message) {
+	probe, err := parseProbe(body)
+	if err != nil {
+		p.drops.add(dropControl)
+		return
+	}
+	echo := probeEcho{
+		probe: probe, Lane: lane, Size: uint16(m.N), TrafficClass: m.TrafficClass,
+		HopLimit: m.HopLimit, Arrived: m.Time, Source: m.Addr,
+	}
+	p.sendControl(now, s, 0, appendControl(nil, controlProbeEcho, &echo))
+}
+
+func (p *peer) heardEcho(now int64, body []byte) {
+	echo, err := parseProbeEcho(body)
+	if err != nil {
+		p.drops.add(dropControl)
+		return
+	}
+	p.spreadEvents(now, p.spread.echoed(now, echo.ID, echo.Lane))
+}
+
+// sendControl seals a control payload and sends it on a lane of s.
+func (p *peer) sendControl(now int64, s *session, lane uint16, payload []byte) {
+	size := noise.PaddedSize(len(payload), maxControlPayload)
+	buf := make([]byte, headerSize+size+noise.TagSize)
+	copy(buf[headerSize:], payload)
+	p.sendSealed(now, s, lane, buf, size)
+}

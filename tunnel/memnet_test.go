@@ -1,0 +1,234 @@
+package tunnel
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"kiloport/portpool"
+)
+
+// memNet is an internet in memory: hosts with UDP sockets and, between them, a
+// path that a test may make slow, lossy or worse. It works within synctest.
+type memNet struct {
+	mu    sync.Mutex
+	ports map[netip.AddrPort]*memSocket
+	next  uint16
+	// path says what happens to a datagram: it arrives once after each of the
+	// delays, never if there are none. It may change the datagram.
+	path func(d *memDatagram) []time.Duration
+	// seen is every datagram that was sent, if keep is set.
+	keep bool
+	seen []memDatagram
+
+	flight map[[2]netip.AddrPort][]memFlight
+}
+
+// memFlight is a datagram on its way. Those of one pair of addresses arrive in
+// the order of their times, and of sending where these are equal.
+type memFlight struct {
+	memDatagram
+	due time.Time
+}
+
+type memDatagram struct {
+	from, to netip.AddrPort
+	bytes    []byte
+	class    uint8
+	label    uint32
+}
+
+func newMemNet() *memNet {
+	return &memNet{ports: make(map[netip.AddrPort]*memSocket), next: 30000, flight: make(map[[2]netip.AddrPort][]memFlight)}
+}
+
+// opener gives a host's way to open sockets.
+func (n *memNet) opener(host netip.Addr) func(portpool.SocketConfig) (portpool.Socket, error) {
+	return func(c portpool.SocketConfig) (portpool.Socket, error) {
+		return n.open(host, c.Port)
+	}
+}
+
+func (n *memNet) open(host netip.Addr, port uint16) (*memSocket, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if port == 0 {
+		n.next++
+		port = n.next
+	}
+	at := netip.AddrPortFrom(host, port)
+	if n.ports[at] != nil {
+		return nil, fmt.Errorf("open %v: %w", at, syscall.EADDRINUSE)
+	}
+	s := &memSocket{net: n, at: at, queue: make(chan memDatagram, 1<<15), closed: make(chan struct{})}
+	n.ports[at] = s
+	return s, nil
+}
+
+// open4 counts the sockets of a host.
+func (n *memNet) count(host netip.Addr) (sockets int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for at := range n.ports {
+		if at.Addr() == host {
+			sockets++
+		}
+	}
+	return sockets
+}
+
+// taken gives what was sent since the last call.
+func (n *memNet) taken() []memDatagram {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	seen := n.seen
+	n.seen = nil
+	return seen
+}
+
+func (n *memNet) send(d memDatagram) {
+	n.mu.Lock()
+	if n.keep {
+		kept := d
+		kept.bytes = slices.Clone(d.bytes)
+		n.seen = append(n.seen, kept)
+	}
+	delays := []time.Duration{0}
+	if n.path != nil {
+		delays = n.path(&d)
+	}
+	n.mu.Unlock()
+	for _, delay := range delays {
+		if delay == 0 {
+			n.arrive(d)
+		} else {
+			n.fly(d, delay)
+		}
+	}
+}
+
+func (n *memNet) fly(d memDatagram, delay time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	pair, due := [2]netip.AddrPort{d.from, d.to}, time.Now().Add(delay)
+	queue := n.flight[pair]
+	at := len(queue)
+	for at > 0 && queue[at-1].due.After(due) {
+		at--
+	}
+	n.flight[pair] = slices.Insert(queue, at, memFlight{d, due})
+	time.AfterFunc(delay, func() { n.land(pair) })
+}
+
+func (n *memNet) land(pair [2]netip.AddrPort) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	queue := n.flight[pair]
+	for len(queue) > 0 && !queue[0].due.After(time.Now()) {
+		n.arriveLocked(queue[0].memDatagram)
+		queue = queue[1:]
+	}
+	n.flight[pair] = queue
+}
+
+func (n *memNet) arrive(d memDatagram) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.arriveLocked(d)
+}
+
+func (n *memNet) arriveLocked(d memDatagram) {
+	s := n.ports[d.to]
+	if s == nil {
+		return
+	}
+	select {
+	case s.queue <- d:
+	default:
+	}
+}
+
+// memSocket is a portpool.Socket.
+type memSocket struct {
+	net    *memNet
+	at     netip.AddrPort
+	queue  chan memDatagram
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (s *memSocket) Port() uint16 { return s.at.Port() }
+
+func (s *memSocket) Close() error {
+	s.once.Do(func() {
+		close(s.closed)
+		s.net.mu.Lock()
+		delete(s.net.ports, s.at)
+		s.net.mu.Unlock()
+	})
+	return nil
+}
+
+func (s *memSocket) Send(ms []portpool.Message) (int, error) {
+	select {
+	case <-s.closed:
+		return 0, net.ErrClosed
+	default:
+	}
+	for i := range ms {
+		from := s.at
+		if ms[i].Local.IsValid() {
+			from = netip.AddrPortFrom(ms[i].Local, from.Port())
+		}
+		s.net.send(memDatagram{from: from, to: ms[i].Addr, bytes: slices.Clone(ms[i].Buf), class: ms[i].TrafficClass, label: ms[i].FlowLabel})
+	}
+	return len(ms), nil
+}
+
+func (s *memSocket) Receive(ms []portpool.Message) (n int, err error) {
+	select {
+	case <-s.closed:
+		return 0, net.ErrClosed
+	case d := <-s.queue:
+		d.fill(&ms[0])
+	}
+	for n = 1; n < len(ms); n++ {
+		select {
+		case d := <-s.queue:
+			d.fill(&ms[n])
+		default:
+			return n, nil
+		}
+	}
+	return n, nil
+}
+
+func (d *memDatagram) fill(m *portpool.Message) {
+	buf := m.Buf
+	*m = portpool.Message{Buf: buf, N: copy(buf, d.bytes), Addr: d.from, Local: d.to.Addr(), TrafficClass: d.class, HopLimit: 64}
+}
+
+// seeded is a source of randomness for a test, safe for several goroutines.
+type seeded struct {
+	mu sync.Mutex
+	r  *rand.ChaCha8
+}
+
+func newSeeded(seed byte) *seeded { return &seeded{r: rand.NewChaCha8([32]byte{seed})} }
+
+func (s *seeded) Read(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.r.Read(b)
+}
+
+func (n *memNet) setPath(path func(d *memDatagram) []time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.path = path
+}

@@ -1,0 +1,140 @@
+package tunnel
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"kiloport/portpool"
+	"kiloport/tunnel/ecn"
+)
+
+// Options are what a person may choose for a device, beside what WireGuard's
+// configuration protocol sets. The zero value is not valid; start from
+// [DefaultOptions].
+type Options struct {
+	// Ports is how many source ports, hence lanes, the pool may have, 1 to
+	// portpool.MaxPorts. With 1, all data to all peers shares one lane
+	// beside the listen port's.
+	Ports int
+	// PortRange bounds the source ports; the zero value leaves them to the
+	// kernel.
+	PortRange PortRange
+	// LaneIdle is after how long without use a source port is closed, at
+	// least a second.
+	LaneIdle time.Duration
+	// DSCP says what the outer header's DSCP is.
+	DSCP ecn.DSCPPolicy
+	// ECN says whether the outer header carries the inner ECN field.
+	ECN ECNMode
+	// Spread says how flows are told apart outside.
+	Spread SpreadMode
+}
+
+// DefaultOptions gives 1024 ports of the kernel's choice, closed after 60 s
+// without use, the DSCP inherited, and ECN as the peer is able.
+func DefaultOptions() Options {
+	return Options{Ports: 1024, LaneIdle: time.Minute, Spread: SpreadPorts}
+}
+
+const minLaneIdle = time.Second
+
+// Validate names the first option that is out of range, and the range.
+func (o Options) Validate() error {
+	if o.Ports < 1 || o.Ports > portpool.MaxPorts {
+		return fmt.Errorf("ports: %d is out of range, use 1 to %d", o.Ports, portpool.MaxPorts)
+	}
+	if o.PortRange.Low > o.PortRange.High || o.PortRange.Low == 0 && o.PortRange.High != 0 {
+		return fmt.Errorf("port range: %v is not a range, use LOW-HIGH with LOW at least 1 and at most HIGH", o.PortRange)
+	}
+	if o.LaneIdle < minLaneIdle {
+		return fmt.Errorf("lane idle: %v is too short, use at least %v", o.LaneIdle, minLaneIdle)
+	}
+	if o.Spread > SpreadPorts || o.ECN > ECNOff {
+		return fmt.Errorf("spread or ecn: unknown mode")
+	}
+	return nil
+}
+
+// PortRange is a range of UDP ports, both ends included. The zero value means
+// that the kernel chooses (net.ipv4.ip_local_port_range).
+type PortRange struct{ Low, High uint16 }
+
+// ParsePortRange reads "LOW-HIGH", or "auto" for the kernel's choice.
+func ParsePortRange(s string) (PortRange, error) {
+	if strings.EqualFold(s, "auto") {
+		return PortRange{}, nil
+	}
+	low, high, ok := strings.Cut(s, "-")
+	l, err1 := strconv.ParseUint(strings.TrimSpace(low), 10, 16)
+	h, err2 := strconv.ParseUint(strings.TrimSpace(high), 10, 16)
+	if !ok || err1 != nil || err2 != nil || l == 0 || l > h {
+		return PortRange{}, fmt.Errorf(`%q is not a port range: use LOW-HIGH, such as 40000-41023, or "auto"`, s)
+	}
+	return PortRange{uint16(l), uint16(h)}, nil
+}
+
+// String gives what [ParsePortRange] reads.
+func (r PortRange) String() string {
+	if r == (PortRange{}) {
+		return "auto"
+	}
+	return fmt.Sprintf("%d-%d", r.Low, r.High)
+}
+
+// ECNMode says whether outer headers carry the inner ECN field (RFC 6040).
+// What arrives is decapsulated by the RFC in every mode.
+type ECNMode uint8
+
+const (
+	// ECNAuto is compatibility mode until the peer has said HELLO, then
+	// normal mode.
+	ECNAuto ECNMode = iota
+	// ECNOn is normal mode from the start, towards stock peers too: for
+	// those known to decapsulate, as kernel WireGuard does.
+	ECNOn
+	// ECNOff is compatibility mode always: outer headers are Not-ECT.
+	ECNOff
+)
+
+var ecnModeNames = []string{"auto", "on", "off"}
+
+// ParseECN reads "auto", "on" or "off".
+func ParseECN(s string) (ECNMode, error) {
+	m, err := parseWord(s, ecnModeNames)
+	return ECNMode(m), err
+}
+
+// String gives what [ParseECN] reads.
+func (m ECNMode) String() string { return ecnModeNames[m] }
+
+// SpreadMode says how flows are told apart in the outer headers.
+type SpreadMode uint8
+
+const (
+	// SpreadOff sends everything on lane 0, as stock WireGuard does.
+	SpreadOff SpreadMode = iota
+	// SpreadPorts gives each flow a source port of its own.
+	SpreadPorts
+)
+
+var spreadNames = []string{"off", "ports"}
+
+// ParseSpread reads "off" or "ports".
+func ParseSpread(s string) (SpreadMode, error) {
+	m, err := parseWord(s, spreadNames)
+	return SpreadMode(m), err
+}
+
+// String gives what [ParseSpread] reads.
+func (m SpreadMode) String() string { return spreadNames[m] }
+
+func parseWord(s string, words []string) (int, error) {
+	for i, w := range words {
+		if strings.EqualFold(s, w) {
+			return i, nil
+		}
+	}
+	return 0, fmt.Errorf("%q is none of %s", s, strings.Join(words, ", "))
+}

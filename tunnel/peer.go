@@ -1,0 +1,354 @@
+package tunnel
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"kiloport/portpool"
+	"kiloport/tunnel/ecn"
+	"kiloport/tunnel/noise"
+)
+
+const (
+	maxStaged    = 128  // packets of one peer that wait for a session, as WireGuard
+	maxStagedAll = 4096 // of all peers
+)
+
+// peer is the other end, known by its public key.
+//
+// The packet path reads the atomics and never takes mu for a packet; it takes it
+// once a batch. Order of locks: Device.config, peer.mu, peer.lanesMu.
+type peer struct {
+	device *Device
+	key    noise.PublicKey
+
+	sending   atomic.Pointer[session] // what data is sealed with, nil = none
+	endpoint  atomic.Pointer[endpoint]
+	spreading atomic.Bool // data may leave lane 0
+	tx, rx    traffic
+	drops     drops
+	anomalies [4][4]atomic.Uint64 // RFC 6040's odd pairs: inner, outer
+
+	touched    uint64 // the transmitter's: number of the last batch with data
+	heardBatch uint64 // the receiver's: likewise
+	heardAt    int
+
+	lanesMu    sync.Mutex
+	lanes      *portpool.Lanes // nil until lanes were first used
+	lanesLimit int
+	opened     []uint16 // lanes just given to flows, to be probed
+
+	allowed []netip.Prefix // behind Device.config
+
+	mu           sync.Mutex
+	removed      bool
+	started      bool
+	remote       *noise.Remote // made with the first handshake
+	preshared    noise.PresharedKey
+	keepalive    uint16 // seconds, 0 = off
+	keepaliveDue bool   // it was just turned on
+
+	handshake      *noise.Handshake // our initiation that waits for its response
+	handshakeIndex uint32
+	asked          bool      // a handshake is in the queue
+	completed      time.Time // when the last handshake was, for people
+
+	current, previous, next *session // WireGuard's three
+
+	staged   []*packet
+	timers   *noise.Timers
+	spread   spread
+	switchAt int64 // data moves to current at the latest, 0 = it has
+	heard    int64 // when something authenticated last arrived
+	version  uint8 // of the peer's control messages, 0 = stock
+	wake     Timer
+	wakeAt   int64 // what wake is set to, 0 = not set
+}
+
+// traffic counts transport messages that were sent or authenticated.
+type traffic struct {
+	packets, bytes, ce atomic.Uint64
+}
+
+func newPeer(d *Device, key noise.PublicKey) *peer {
+	p := &peer{device: d, key: key, timers: noise.NewTimers(d.constants, d.jitter)}
+	p.resetSpread()
+	return p
+}
+
+func (p *peer) resetSpread() {
+	p.spread = spread{mode: spreadStock, reason: "no session yet"}
+	if p.device.options.Spread == SpreadOff {
+		p.spread = spread{mode: spreadOff, reason: "spread is off"}
+	}
+	p.spreading.Store(false)
+}
+
+// stage keeps a packet until there is a session and asks for one. If there is
+// one by now, it is returned and the packet not kept.
+func (p *peer) stage(now int64, pkt *packet) *session {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s := p.sending.Load(); s != nil && !s.expired(now) {
+		return s
+	}
+	d := p.device
+	switch {
+	case p.removed || d.sockets.Load() == nil:
+		p.drops.add(dropLinkDown)
+	case d.static.Load() == nil:
+		d.drops.add(dropNoKey)
+	case p.endpoint.Load() == nil:
+		p.drops.add(dropNoEndpoint)
+	default:
+		p.keep(pkt)
+		p.wantHandshake(now)
+		p.arm(now)
+	}
+	return nil
+}
+
+// keep stages a packet in place of the oldest if there is no more room.
+func (p *peer) keep(pkt *packet) {
+	if len(p.staged) >= maxStaged || p.device.staged.Load() >= maxStagedAll && len(p.staged) > 0 {
+		p.drops.add(dropNoSession)
+		copy(p.staged, p.staged[1:])
+		p.staged[len(p.staged)-1] = pkt
+		return
+	}
+	if p.device.staged.Load() >= maxStagedAll {
+		p.drops.add(dropNoSession)
+		return
+	}
+	p.device.staged.Add(1)
+	p.staged = append(p.staged, pkt)
+}
+
+// flushStaged sends what waited, in order.
+func (p *peer) flushStaged(now int64, s *session) {
+	if len(p.staged) == 0 {
+		return
+	}
+	socks := p.device.sockets.Load()
+	e := newEgress(p.device.labels, len(p.staged))
+	for _, pkt := range p.staged {
+		p.push(now, e, socks, s, pkt)
+	}
+	e.flush()
+	p.device.staged.Add(-int64(len(p.staged)))
+	p.staged = nil
+	p.timers.DataSent(now)
+}
+
+func (p *peer) dropStaged() {
+	p.drops[dropNoSession].Add(uint64(len(p.staged)))
+	p.device.staged.Add(-int64(len(p.staged)))
+	p.staged = nil
+}
+
+// dataSent is told once a batch that data was sent.
+func (p *peer) dataSent(now int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.removed {
+		return
+	}
+	p.timers.DataSent(now)
+	if s := p.sending.Load(); s != nil && s == p.current && p.device.constants.RekeyOnSend(s.keypair, now, s.first.next.Load()) {
+		p.wantHandshake(now)
+	}
+	p.noteLanes(now)
+	p.spread.active(now)
+	p.arm(now)
+}
+
+// noteLanes has lanes probed that flows were just given.
+func (p *peer) noteLanes(now int64) {
+	p.lanesMu.Lock()
+	defer p.lanesMu.Unlock()
+	for _, lane := range p.opened {
+		p.spread.opened(now, lane)
+	}
+	p.opened = p.opened[:0]
+}
+
+// received is told once a batch that something authenticated arrived.
+func (p *peer) received(now int64, s *session, data bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.removed {
+		return
+	}
+	p.heard = now
+	if data {
+		p.timers.DataReceived(now)
+	} else {
+		p.timers.KeepaliveReceived(now)
+	}
+	if s == p.current && p.device.constants.RekeyOnReceive(s.keypair, now) && p.timers.LastMinute() {
+		p.wantHandshake(now)
+	}
+	p.arm(now)
+}
+
+// confirm makes a keypair that we answered for current: the peer uses it.
+func (p *peer) confirm(now int64, s *session) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.confirmed.Store(true)
+	if s != p.next {
+		return
+	}
+	p.release(p.previous)
+	p.previous, p.current, p.next = p.current, s, nil
+	p.timers.Confirmed(now)
+	p.completed = p.device.clock.Wall()
+	p.startHello(now, s)
+	p.adopt(now, s)
+	p.arm(now)
+}
+
+// answered installs the keypair that came out of our initiation. We may send on
+// it at once.
+func (p *peer) answered(now int64, s *session) {
+	s.confirmed.Store(true)
+	if p.next != nil {
+		p.release(p.previous)
+		p.release(p.current)
+		p.previous, p.next = p.next, nil
+	} else {
+		p.release(p.previous)
+		p.previous = p.current
+	}
+	p.current = s
+	p.completed = p.device.clock.Wall()
+	p.startHello(now, s)
+	p.adopt(now, s)
+}
+
+// offered installs the keypair of an initiation that we answered. It is used
+// when the peer has used it.
+func (p *peer) install(s *session) {
+	p.release(p.next)
+	p.release(p.previous)
+	p.previous, p.next = nil, s
+}
+
+// release forgets a keypair. If data still used it, nothing does until there is
+// another.
+func (p *peer) release(s *session) {
+	if s == nil {
+		return
+	}
+	p.device.indexes.release(s.keypair.LocalIndex)
+	if p.sending.CompareAndSwap(s, nil) && p.current != nil && p.current != s {
+		p.switchTo(p.device.clock.Now(), p.current)
+	}
+}
+
+// clearSessions forgets all keys. The caller holds mu.
+func (p *peer) clearSessions() {
+	p.sending.Store(nil)
+	for _, s := range []*session{p.current, p.previous, p.next} {
+		if s != nil {
+			p.device.indexes.release(s.keypair.LocalIndex)
+		}
+	}
+	p.current, p.previous, p.next, p.switchAt = nil, nil, nil, 0
+	p.clearHandshake()
+	p.resetSpread()
+	p.forgetLanes()
+}
+
+// forgetLanes lets flows choose anew.
+func (p *peer) forgetLanes() {
+	p.lanesMu.Lock()
+	p.lanes, p.opened = nil, nil
+	p.lanesMu.Unlock()
+}
+
+func (p *peer) clearHandshake() {
+	if p.handshake != nil {
+		p.handshake.Clear()
+		p.handshake = nil
+	}
+	p.device.indexes.release(p.handshakeIndex)
+	p.handshakeIndex = 0
+}
+
+// roamed is told that the endpoint is another one.
+func (p *peer) roamed(now int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.spread.roamed(now)
+	p.arm(now)
+}
+
+// forgetLocal is told that the source address of an endpoint has gone.
+func (p *peer) forgetLocal(old *endpoint) {
+	p.endpoint.CompareAndSwap(old, &endpoint{addr: old.addr})
+}
+
+// anomaly counts a pair of codepoints that RFC 6040 section 4.2 calls unused or
+// dangerous.
+func (p *peer) anomaly(inner, outer ecn.Codepoint, d ecn.Decapsulation) {
+	p.anomalies[inner&3][outer&3].Add(1)
+	if d.Anomaly.Dangerous() {
+		p.device.limited.warn("an outer ecn field that the inner one does not allow: somebody on the way rewrites it",
+			"peer", p.name(), "inner", inner.String(), "outer", outer.String())
+	}
+}
+
+// name is the public key, shortened for people.
+func (p *peer) name() string { return p.key.String() }
+
+// spreadStock records that the peer takes lane 0 alone.
+func (p *peer) spreadStock(reason string) {
+	if p.spread.mode == spreadOff {
+		return
+	}
+	p.spread.stock(reason)
+	p.version = 0
+	p.spreading.Store(false)
+	p.forgetLanes()
+}
+
+// agreed records that HELLO was exchanged.
+func (p *peer) agreed(now int64, limit uint16) {
+	if p.spread.mode == spreadOff {
+		return
+	}
+	p.spread.agree(now, limit)
+	p.applySpread()
+}
+
+func (p *peer) applySpread() { p.spreading.Store(p.spread.usable()) }
+
+// spreadEvents does what the spread machine asks for.
+func (p *peer) spreadEvents(now int64, ev spreadEvents) {
+	if len(ev.dead)+len(ev.alive) > 0 {
+		p.lanesMu.Lock()
+		if p.lanes != nil {
+			for _, lane := range ev.dead {
+				p.lanes.SetDead(lane, true)
+			}
+			for _, lane := range ev.alive {
+				p.lanes.SetDead(lane, false)
+			}
+		}
+		p.lanesMu.Unlock()
+	}
+	p.applySpread()
+	if ev.changed {
+		p.device.log.Info("lanes", "peer", p.name(), "spread", p.spread.mode.String(), "reason", p.spread.reason)
+	}
+	s := p.sending.Load()
+	for _, pending := range ev.probes {
+		if s != nil && uint32(pending.lane) <= s.limit.Load() {
+			body := &probe{ID: pending.id, Sent: now}
+			p.sendControl(now, s, pending.lane, appendControl(nil, controlProbe, body))
+		}
+	}
+}

@@ -1,0 +1,241 @@
+package tunnel
+
+import (
+	"errors"
+	"net"
+
+	"kiloport/flowhash"
+	"kiloport/portpool"
+	"kiloport/tunnel/ecn"
+	"kiloport/tunnel/noise"
+)
+
+const (
+	maxDatagram  = 1 << 16
+	receiveBatch = 128
+	// minWrite is the room before each packet that the TUN device may use.
+	minWrite = headerSize
+)
+
+// receiver carries packets from a socket to the TUN device. It is one goroutine
+// and owns everything here, and the receiving half of every session.
+type receiver struct {
+	device   *Device
+	messages []portpool.Message
+	write    [][]byte
+	touched  []touchedPeer
+	batch    uint64
+	now      int64
+}
+
+// touchedPeer is a peer that something arrived from in this batch.
+type touchedPeer struct {
+	peer    *peer
+	session *session // the last that was used
+	data    bool     // and not only keepalives
+}
+
+func newReceiver(d *Device) *receiver {
+	r := &receiver{device: d, messages: make([]portpool.Message, receiveBatch), write: make([][]byte, 0, receiveBatch)}
+	slab := make([]byte, receiveBatch*maxDatagram)
+	for i := range r.messages {
+		r.messages[i].Buf = slab[i*maxDatagram : (i+1)*maxDatagram : (i+1)*maxDatagram]
+	}
+	return r
+}
+
+// run ends when the socket is closed.
+func (r *receiver) run(socket portpool.Socket) {
+	for {
+		n, err := socket.Receive(r.messages)
+		if err != nil {
+			if !errors.Is(err, net.ErrClosed) {
+				r.device.log.Error("stopped receiving", "error", err)
+			}
+			return
+		}
+		r.receive(r.messages[:n])
+	}
+}
+
+// receive handles one batch and writes what it gives to the TUN device.
+func (r *receiver) receive(messages []portpool.Message) {
+	r.now = r.device.clock.Now()
+	r.batch++
+	for i := range messages {
+		r.message(&messages[i])
+	}
+	if len(r.write) > 0 {
+		if n, err := r.device.tun.Write(r.write, minWrite); err != nil {
+			r.device.drops[dropTUN].Add(uint64(len(r.write) - n))
+			r.device.limited.warn("the tun device refused packets", "error", err)
+		}
+		clear(r.write)
+		r.write = r.write[:0]
+	}
+	for i, t := range r.touched {
+		t.peer.received(r.now, t.session, t.data)
+		r.touched[i] = touchedPeer{}
+	}
+	r.touched = r.touched[:0]
+}
+
+func (r *receiver) message(m *portpool.Message) {
+	d := r.device
+	if m.Truncated {
+		d.drops.add(dropTruncated)
+		return
+	}
+	datagram := m.Buf[:m.N]
+	kind, ok := noise.MessageType(datagram)
+	switch {
+	case !ok:
+		d.drops.add(dropMalformed)
+	case kind == noise.MessageTransport:
+		r.transport(m, datagram)
+	default:
+		d.handshakes.offer(m, datagram, kind)
+	}
+}
+
+// transport opens a transport message.
+func (r *receiver) transport(m *portpool.Message, datagram []byte) {
+	d := r.device
+	index, counter, ok := noise.ParseTransport(datagram)
+	if !ok {
+		d.drops.add(dropMalformed)
+		return
+	}
+	s := d.indexes.lookup(index).session
+	if s == nil {
+		d.drops.add(dropIndex)
+		return
+	}
+	p := s.peer
+	lane, sequence := noise.SplitCounter(counter)
+	switch {
+	case s.expired(r.now):
+		p.drops.add(dropExpired)
+		return
+	case !s.accepts(lane):
+		p.drops.add(dropLane)
+		return
+	case !s.fresh(lane, sequence):
+		p.drops.add(dropReplay)
+		return
+	}
+	payload, _, err := s.keypair.OpenInPlace(datagram)
+	if err != nil {
+		p.drops.add(dropForged)
+		return
+	}
+	l, ok := s.record(lane, sequence)
+	if !ok {
+		p.drops.add(dropReplay)
+		return
+	}
+	r.authenticated(m, s, l, lane, payload)
+}
+
+// authenticated handles a payload that the peer has sealed, and that is new.
+func (r *receiver) authenticated(m *portpool.Message, s *session, l *rxLane, lane uint16, payload []byte) {
+	p := s.peer
+	p.rx.packets.Add(1)
+	p.rx.bytes.Add(uint64(m.N))
+	if m.TrafficClass&3 == uint8(ecn.CE) {
+		p.rx.ce.Add(1)
+	}
+	l.source = m.Addr
+	if !s.confirmed.Load() {
+		p.confirm(r.now, s)
+	}
+	if lane == 0 {
+		p.roam(r.now, m)
+	}
+	r.touch(p, s, len(payload) > 0)
+	switch {
+	case len(payload) == 0: // keepalive
+	case payload[0] == controlMagic:
+		p.control(r.now, s, lane, payload[1:], m)
+	default:
+		r.deliver(m, p, payload)
+	}
+}
+
+// deliver adds an inner packet to what is written to the TUN device.
+func (r *receiver) deliver(m *portpool.Message, p *peer, payload []byte) {
+	length, ok := innerLength(payload)
+	if !ok {
+		p.drops.add(dropNotIP)
+		return
+	}
+	payload = payload[:length]
+	source, _ := flowhash.Source(payload)
+	if r.device.routes.lookup(source) != p {
+		p.drops.add(dropSource)
+		r.device.limited.warn("a packet from a source that is not among the peer's allowed ips was dropped", "peer", p.name(), "source", source)
+		return
+	}
+	if !p.decapsulate(payload, ecn.Codepoint(m.TrafficClass&3)) {
+		p.drops.add(dropECN)
+		return
+	}
+	// The transport header stood before the payload; the device may write
+	// its own there.
+	r.write = append(r.write, m.Buf[:headerSize+length])
+}
+
+// innerLength gives the length that an IP header claims, if it is believable:
+// the rest of the payload is padding.
+func innerLength(b []byte) (int, bool) {
+	n := 0
+	switch {
+	case len(b) >= 20 && b[0]>>4 == 4:
+		n = int(b[2])<<8 | int(b[3])
+		return n, n >= 20 && n <= len(b)
+	case len(b) >= 40 && b[0]>>4 == 6:
+		n = 40 + (int(b[4])<<8 | int(b[5]))
+		return n, n <= len(b)
+	}
+	return 0, false
+}
+
+// decapsulate sets the inner ECN field by RFC 6040 section 4.2; false means
+// that the packet must be dropped.
+func (p *peer) decapsulate(packet []byte, outer ecn.Codepoint) bool {
+	inner, _, ok := ecn.Of(packet)
+	if !ok {
+		return false
+	}
+	d := ecn.Decapsulate(inner, outer)
+	if d.Anomaly != 0 {
+		p.anomaly(inner, outer, d)
+	}
+	if !d.Drop && d.Inner != inner {
+		ecn.Set(packet, d.Inner)
+	}
+	return !d.Drop
+}
+
+func (r *receiver) touch(p *peer, s *session, data bool) {
+	if p.heardBatch != r.batch {
+		p.heardBatch = r.batch
+		p.heardAt = len(r.touched)
+		r.touched = append(r.touched, touchedPeer{peer: p})
+	}
+	t := &r.touched[p.heardAt]
+	t.session, t.data = s, t.data || data
+}
+
+// roam moves the peer's endpoint to where an authenticated lane 0 message came
+// from.
+func (p *peer) roam(now int64, m *portpool.Message) {
+	old := p.endpoint.Load()
+	if old != nil && old.addr == m.Addr && old.local == m.Local {
+		return
+	}
+	p.endpoint.Store(&endpoint{addr: m.Addr, local: m.Local})
+	if old == nil || old.addr != m.Addr {
+		p.roamed(now)
+	}
+}

@@ -1,0 +1,203 @@
+package tunnel
+
+import (
+	"net/netip"
+	"time"
+
+	"kiloport/portpool"
+	"kiloport/tunnel/ecn"
+	"kiloport/tunnel/uapi"
+)
+
+// Status is what a device is doing, for `kiloport show`: what WireGuard's own
+// configuration protocol has no words for. Its JSON is an interface to scripts:
+// fields are added, not changed.
+type Status struct {
+	Name       string            `json:"name"`
+	PublicKey  string            `json:"public_key,omitempty"`
+	ListenPort uint16            `json:"listen_port"`
+	FwMark     uint32            `json:"fwmark,omitempty"`
+	Up         bool              `json:"up"`
+	Spread     string            `json:"spread"`
+	ECN        string            `json:"ecn"`
+	DSCP       string            `json:"dscp"`
+	Pool       PoolStatus        `json:"pool"`
+	Peers      []PeerStatus      `json:"peers"`
+	Drops      map[string]uint64 `json:"drops,omitempty"` // of no peer, by reason
+	Queue      QueueStatus       `json:"queue"`
+	SendErrors map[string]uint64 `json:"send_errors,omitempty"` // by errno, of all sockets
+	Cookies    uint64            `json:"cookies_sent,omitempty"`
+}
+
+// PoolStatus is the source ports that all peers share.
+type PoolStatus struct {
+	Ports int    `json:"ports"` // asked for
+	Limit int    `json:"limit"` // that can be had
+	Open  int    `json:"open"`  // now
+	Range string `json:"range"`
+	Idle  string `json:"idle"` // after which one is closed
+}
+
+// QueueStatus is the device's FQ-CoDel queue between the TUN device and the
+// sockets. Drops are counted at the peers.
+type QueueStatus struct {
+	Packets int    `json:"packets"`
+	Bytes   int    `json:"bytes"`
+	Marked  uint64 `json:"marked"` // CE set by our own CoDel
+}
+
+// PeerStatus is one peer.
+type PeerStatus struct {
+	PublicKey     string            `json:"public_key"`
+	Endpoint      string            `json:"endpoint,omitempty"`
+	AllowedIPs    []netip.Prefix    `json:"allowed_ips"`
+	LastHandshake *time.Time        `json:"last_handshake,omitempty"`
+	Keepalive     uint16            `json:"persistent_keepalive,omitempty"` // seconds
+	Version       uint8             `json:"version,omitempty"`              // of its control messages; 0 is a stock WireGuard
+	Mode          string            `json:"mode"`                           // off, stock, probing, direct or fallback
+	Reason        string            `json:"reason,omitempty"`               // why the mode is not direct
+	ECN           string            `json:"ecn"`                            // how the outer field is set: compatibility or normal
+	Lanes         LaneStatus        `json:"lanes"`
+	Sent          TrafficStatus     `json:"sent"`
+	Received      TrafficStatus     `json:"received"`
+	Drops         map[string]uint64 `json:"drops,omitempty"`         // by reason
+	Anomalies     map[string]uint64 `json:"ecn_anomalies,omitempty"` // RFC 6040's unused and dangerous pairs, inner/outer
+}
+
+// LaneStatus is the lanes of one peer above lane 0.
+type LaneStatus struct {
+	Agreed   int    `json:"agreed"`   // by HELLO, for sending
+	Flows    int    `json:"flows"`    // that hold one
+	InUse    int    `json:"in_use"`   // with at least one flow
+	Shared   int    `json:"shared"`   // with more
+	Dead     int    `json:"dead"`     // that get no answer
+	Received int    `json:"received"` // on which the peer sent, on this session
+	Moved    uint64 `json:"moved"`    // flows whose lane died
+}
+
+// TrafficStatus counts transport messages. Bytes are those of the UDP payload,
+// as in `wg show`.
+type TrafficStatus struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+	CE      uint64 `json:"ce,omitempty"` // arrived with CE outside
+}
+
+// State gives what WireGuard's configuration protocol shows. It is part of
+// [uapi.Backend].
+func (d *Device) State() uapi.DeviceState {
+	d.config.Lock()
+	defer d.config.Unlock()
+	s := uapi.DeviceState{PrivateKey: uapi.SecretKey(d.private), ListenPort: d.listenPort, FwMark: d.fwMark}
+	for _, p := range d.order {
+		s.Peers = append(s.Peers, p.state())
+	}
+	return s
+}
+
+func (p *peer) state() uapi.PeerState {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := uapi.PeerState{
+		PublicKey: uapi.PublicKey(p.key), PresharedKey: uapi.SecretKey(p.preshared),
+		LastHandshake: p.completed, RxBytes: p.rx.bytes.Load(), TxBytes: p.tx.bytes.Load(),
+		PersistentKeepalive: p.keepalive, AllowedIPs: append([]netip.Prefix(nil), p.allowed...),
+	}
+	if to := p.endpoint.Load(); to != nil {
+		s.Endpoint = to.addr
+	}
+	return s
+}
+
+// Show gives a [Status]. It is part of [uapi.Backend].
+func (d *Device) Show() any { return d.Status() }
+
+// Status gives what the device is doing now.
+func (d *Device) Status() Status {
+	d.config.Lock()
+	defer d.config.Unlock()
+	o := d.options
+	s := Status{
+		Name: d.tun.Name(), ListenPort: d.listenPort, FwMark: d.fwMark, Up: d.up,
+		Spread: o.Spread.String(), ECN: o.ECN.String(), DSCP: o.DSCP.String(),
+		Pool:       PoolStatus{Ports: o.Ports, Limit: o.Ports, Range: o.PortRange.String(), Idle: o.LaneIdle.String()},
+		Peers:      make([]PeerStatus, 0, len(d.order)),
+		Drops:      d.drops.byName(),
+		Queue:      d.transmit.status(),
+		SendErrors: sendErrors(d.shared),
+		Cookies:    d.cookiesSent.Load(),
+	}
+	if static := d.static.Load(); static != nil {
+		s.PublicKey = static.Public().String()
+	}
+	if socks := d.sockets.Load(); socks != nil {
+		s.Pool.Limit, s.Pool.Open = socks.pool.Limit(), socks.pool.Open()
+	}
+	for _, p := range d.order {
+		s.Peers = append(s.Peers, p.status())
+	}
+	return s
+}
+
+func sendErrors(shared *portpool.Shared) map[string]uint64 {
+	m := make(map[string]uint64)
+	for _, c := range shared.SendErrors() {
+		m[c.Errno.Error()] += c.Count
+	}
+	return m
+}
+
+func (p *peer) status() PeerStatus {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := PeerStatus{
+		PublicKey: p.key.String(), AllowedIPs: append([]netip.Prefix{}, p.allowed...), Keepalive: p.keepalive,
+		Version: p.version, Mode: p.spread.mode.String(), Reason: p.spread.reason,
+		ECN:      ecn.Compatibility.String(),
+		Sent:     p.tx.status(),
+		Received: p.rx.status(),
+		Drops:    p.drops.byName(), Anomalies: p.anomalyCounts(),
+	}
+	if to := p.endpoint.Load(); to != nil {
+		s.Endpoint = to.addr.String()
+	}
+	if !p.completed.IsZero() {
+		completed := p.completed
+		s.LastHandshake = &completed
+	}
+	if session := p.sending.Load(); session != nil {
+		s.ECN = p.ecnMode(session).String()
+		s.Lanes.Agreed = int(session.limit.Load())
+		s.Lanes.Received = int(session.rxLanes.Load())
+	}
+	p.laneStatus(&s.Lanes)
+	return s
+}
+
+func (p *peer) laneStatus(s *LaneStatus) {
+	p.lanesMu.Lock()
+	defer p.lanesMu.Unlock()
+	if p.lanes != nil {
+		p.lanes.Expire(p.device.clock.Now())
+		l := p.lanes.Stats()
+		s.Flows, s.InUse, s.Shared, s.Dead, s.Moved = l.Flows, l.InUse, l.Shared, l.Dead, l.Moved
+	}
+}
+
+func (t *traffic) status() TrafficStatus {
+	return TrafficStatus{Packets: t.packets.Load(), Bytes: t.bytes.Load(), CE: t.ce.Load()}
+}
+
+func (p *peer) anomalyCounts() map[string]uint64 {
+	m := make(map[string]uint64)
+	for inner := range p.anomalies {
+		for outer := range p.anomalies[inner] {
+			if n := p.anomalies[inner][outer].Load(); n > 0 {
+				m[ecn.Codepoint(inner).String()+"/"+ecn.Codepoint(outer).String()] = n
+			}
+		}
+	}
+	return m
+}
+
+var _ uapi.Backend = (*Device)(nil)
