@@ -44,12 +44,26 @@ func (k kiloport) up(ctx context.Context, mine, theirs *end, c *tunnelConfig) er
 		if err != nil {
 			return err
 		}
-		if !s.Up {
-			return fmt.Errorf("%s is still down", mine.dev)
+		if _, err := s.peer(); err != nil || !s.Up {
+			return errors.Join(err, fmt.Errorf("%s is up: %v", mine.dev, s.Up))
 		}
-		_, err = s.peer()
-		return err
+		return mine.routed(theirs)
 	})
+}
+
+// routed is nil when the routes to the other end's networks lead into the
+// tunnel, which is the last thing that comes up.
+func (e *end) routed(other *end) error {
+	for _, to := range []netip.Prefix{other.site.Inner4(1), other.site.Inner6(1)} {
+		dev, err := e.site.RouteDev(to.Addr())
+		if err != nil {
+			return err
+		}
+		if dev != e.dev {
+			return fmt.Errorf("%v is reached by %s, not by %s", to.Addr(), dev, e.dev)
+		}
+	}
+	return nil
 }
 
 // configuration is a file as wg-quick(8) reads it.

@@ -182,7 +182,7 @@ func (t *tunnel) observe(ctx context.Context, plan traffic.Plan) (*observation, 
 	}
 	o.wire = wire
 	if err := o.result.Check(); err != nil {
-		return o, fmt.Errorf("traffic through the tunnel: %w", err)
+		return o, fmt.Errorf("traffic through the tunnel: %w%s", err, t.unread())
 	}
 	if o.up, err = tap.lanes(o.result.RollCalls, t.a.outer); err != nil {
 		return o, fmt.Errorf("from site A: %w", err)

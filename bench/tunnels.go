@@ -90,6 +90,25 @@ func startTunnel(ctx context.Context, s *netlab.Sites, atA, atB daemon, c tunnel
 	return t, t.await(ctx)
 }
 
+// unread tells how many packets the kernel dropped because a daemon did not take
+// them from its tunnel interface in time, as the tail of an error message.
+func (t *tunnel) unread() string {
+	total := uint64(0)
+	for _, e := range []end{t.a, t.b} {
+		link, err := e.site.Link(e.dev)
+		if err != nil {
+			return "; " + err.Error()
+		}
+		if s := link.Attrs().Statistics; s != nil {
+			total += s.TxDropped
+		}
+	}
+	if total == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; %d packets never reached a daemon, because the queue of its tunnel interface was full: is this machine busy with something else?", total)
+}
+
 // removeSocket removes a control socket when the lab closes; a daemon that was
 // killed leaves it behind.
 func removeSocket(lab *netlab.Lab, dev string) {

@@ -62,9 +62,11 @@ func New(ctx context.Context) (*Lab, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("make a network lab: not root; run this as root, or under sudo")
 	}
-	if _, err := Sweep(); err != nil {
-		return nil, err
+	if err := shareFolder(); err != nil {
+		return nil, fmt.Errorf("make a network lab: %w", err)
 	}
+	// What cannot be swept away hinders nobody, because every name is unique.
+	_, _ = Sweep()
 	start, err := startTime(os.Getpid())
 	if err != nil {
 		return nil, fmt.Errorf("make a network lab: %w", err)

@@ -101,6 +101,25 @@ func TestInnerNetworksAreNotRoutedOutside(t *testing.T) {
 	}
 }
 
+func TestRouteDev(t *testing.T) {
+	s := netlab.ForTest(t, netlab.SitesConfig{})
+	for _, test := range []struct {
+		node *netlab.Node
+		to   netip.Addr
+		want string
+	}{
+		{s.A.Node, s.B.Addr4, s.A.Wan}, {s.A.Node, s.B.Addr6, s.A.Wan}, {s.A.Node, s.A.Addr6, "lo"},
+		{s.Router, s.B.Addr4, s.B.RouterDev}, {s.Router, s.A.Addr6, s.A.RouterDev},
+	} {
+		if got, err := test.node.RouteDev(test.to); err != nil || got != test.want {
+			t.Errorf("node %s sends to %v by %q, %v; want %q", test.node.Name, test.to, got, err, test.want)
+		}
+	}
+	if dev, err := s.Router.RouteDev(netip.MustParseAddr("203.0.113.1")); err == nil {
+		t.Errorf("the router has a route to nowhere, by %s", dev)
+	}
+}
+
 func TestOffloadsAreOff(t *testing.T) {
 	s := netlab.ForTest(t, netlab.SitesConfig{})
 	for _, e := range []struct {

@@ -178,6 +178,22 @@ func (n *Node) RouteLink(dst netip.Prefix, dev string) error {
 	return nil
 }
 
+// RouteDev tells by which interface the node would send to an address.
+func (n *Node) RouteDev(to netip.Addr) (string, error) {
+	routes, err := n.handle.RouteGet(to.AsSlice())
+	if err != nil {
+		return "", fmt.Errorf("node %s: find the route to %v: %w", n.Name, to, err)
+	}
+	if len(routes) == 0 {
+		return "", fmt.Errorf("node %s: there is no route to %v", n.Name, to)
+	}
+	link, err := n.handle.LinkByIndex(routes[0].LinkIndex)
+	if err != nil {
+		return "", fmt.Errorf("node %s: find the interface towards %v: %w", n.Name, to, err)
+	}
+	return link.Attrs().Name, nil
+}
+
 // Link finds an interface of the node.
 func (n *Node) Link(dev string) (netlink.Link, error) {
 	link, err := n.handle.LinkByName(dev)

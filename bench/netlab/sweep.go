@@ -18,6 +18,37 @@ import (
 // namespaceFolder is where iproute2 and this package keep named namespaces.
 const namespaceFolder = "/run/netns"
 
+// shareFolder makes the folder of namespaces a mount point that is shared between
+// mount namespaces, as `ip netns add` does when it is first used. If iproute2 were
+// to do that later, it would hide the mounts that are already there, and nobody
+// could remove them.
+func shareFolder() error {
+	if err := os.MkdirAll(namespaceFolder, 0o755); err != nil {
+		return fmt.Errorf("make the folder for namespaces: %w", err)
+	}
+	folder, err := os.Open(namespaceFolder)
+	if err != nil {
+		return fmt.Errorf("open the folder for namespaces: %w", err)
+	}
+	defer folder.Close()
+	// Two who do it at the same time would do it twice.
+	if err := unix.Flock(int(folder.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("lock %s: %w", namespaceFolder, err)
+	}
+	share := func() error { return unix.Mount("", namespaceFolder, "none", unix.MS_SHARED|unix.MS_REC, "") }
+	err = share()
+	if errors.Is(err, unix.EINVAL) { // no mount point yet
+		if err := unix.Mount(namespaceFolder, namespaceFolder, "none", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+			return fmt.Errorf("make %s a mount point: %w (in a container, run it with CAP_SYS_ADMIN)", namespaceFolder, err)
+		}
+		err = share()
+	}
+	if err != nil {
+		return fmt.Errorf("share %s: %w", namespaceFolder, err)
+	}
+	return nil
+}
+
 // Sweep removes the namespaces of labs whose process is dead, together with the
 // processes that still run inside them, and returns their names. A namespace is
 // known by its name, which holds the process id and start time of its maker, so

@@ -126,9 +126,15 @@ func (f *datagramFlow) load(_ context.Context, start, end time.Time) error {
 	return nil
 }
 
+// latest is how late an answer may come. A plan may linger for longer, for the
+// sake of its bulk transfers.
+const latest = 2 * time.Second
+
 // settle waits for what is still on its way. A stream gets no answers; a round
 // trip behind it in the same queue says that the rest has arrived.
 func (f *datagramFlow) settle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, latest)
+	defer cancel()
 	if f.group.Kind == UDPStream {
 		_, err := f.roundTrip(ctx, f.group.Size+f.carrier.overhead())
 		return err
