@@ -82,6 +82,7 @@ type Device struct {
 	peers   map[noise.PublicKey]*peer
 	order   []*peer // as they were configured
 
+	linked   chan error // result of the last time the link came up
 	done     chan struct{}
 	closing  sync.Once
 	finished sync.WaitGroup
@@ -100,6 +101,7 @@ func New(c Config) (*Device, error) {
 		routes:      newRoutes(),
 		indexes:     newIndexTable(),
 		peers:       make(map[noise.PublicKey]*peer),
+		linked:      make(chan error, 1),
 		done:        make(chan struct{}),
 		receiving:   make(chan struct{}),
 	}
@@ -188,11 +190,29 @@ func (d *Device) linkEvent(event tun.Event) {
 	defer d.config.Unlock()
 	switch event {
 	case tun.Up:
-		if err := d.linkUp(); err != nil {
+		err := d.linkUp()
+		select {
+		case d.linked <- err:
+		default:
+		}
+		if err != nil {
 			d.log.Error("the link is up, but without sockets: set another listen port, or take the link down and up", "error", err)
 		}
 	case tun.Down:
 		d.linkDown()
+	}
+}
+
+// Listening waits until the link came up for the first time, and says whether
+// the sockets could be opened.
+func (d *Device) Listening(ctx context.Context) error {
+	select {
+	case err := <-d.linked:
+		return err
+	case <-d.done:
+		return errDeviceClosed
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

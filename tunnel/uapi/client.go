@@ -14,13 +14,15 @@ import (
 	"time"
 )
 
-const clientTimeout = 10 * time.Second
+const clientTimeout = 10 * time.Second // for a whole request and its answer
 
 // ErrNotKiloport says that the daemon of an interface does not answer
 // get=kiloport: it is another implementation.
-var ErrNotKiloport = errors.New("not run by kiloport")
+var ErrNotKiloport = errors.New("its daemon is not kiloport")
 
-// Client talks to the daemon of an interface.
+// Client talks to the daemon of an interface. It is for one goroutine. After an
+// error that is not a refusal (a syscall.Errno from the daemon) it is of no more
+// use.
 type Client struct {
 	name string
 	conn *net.UnixConn
@@ -29,12 +31,16 @@ type Client struct {
 
 // Dial connects to the daemon of an interface.
 func Dial(name string) (*Client, error) {
-	conn, err := net.DialTimeout("unix", SocketPath(name), clientTimeout)
+	if err := checkName(name); err != nil {
+		return nil, err
+	}
+	path := SocketPath(name)
+	conn, err := net.DialTimeout("unix", path, clientTimeout)
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return nil, fmt.Errorf("interface %s has no daemon that listens on %s: is it up?", name, SocketPath(name))
+		return nil, fmt.Errorf("interface %s: no daemon listens on %s, is the interface up?: %w", name, path, err)
 	case errors.Is(err, os.ErrPermission):
-		return nil, fmt.Errorf("interface %s: %s is for root alone: try again with sudo", name, SocketPath(name))
+		return nil, fmt.Errorf("interface %s: socket %s is for root alone, try again with sudo: %w", name, path, err)
 	case err != nil:
 		return nil, fmt.Errorf("interface %s: %w", name, err)
 	}
@@ -44,80 +50,122 @@ func Dial(name string) (*Client, error) {
 // Close ends the connection.
 func (c *Client) Close() error { return c.conn.Close() }
 
-// Show gives the answer to get=kiloport, or [ErrNotKiloport].
-func (c *Client) Show() (json.RawMessage, error) {
-	c.conn.SetDeadline(time.Now().Add(clientTimeout))
-	if _, err := io.WriteString(c.conn, "get=kiloport\n\n"); err != nil {
-		return nil, fmt.Errorf("interface %s: %w", c.name, err)
+// Get gives the present configuration, secrets included.
+func (c *Client) Get() (DeviceState, error) {
+	var p stateParser
+	if err := c.ask("get=1\n\n", p.take); err != nil {
+		return DeviceState{}, fmt.Errorf("interface %s: read its configuration: %w", c.name, err)
 	}
+	return p.state, nil
+}
+
+// Show gives the answer to get=kiloport, or an error that wraps
+// [ErrNotKiloport].
+func (c *Client) Show() (json.RawMessage, error) {
 	var answer json.RawMessage
-	err := c.lines(func(key, value string) error {
+	err := c.ask("get=kiloport\n\n", func(key, value string) error {
 		if key == "kiloport" {
 			answer = json.RawMessage(value)
 		}
 		return nil
 	})
-	if answer == nil {
-		return nil, fmt.Errorf("interface %s: %w", c.name, errors.Join(ErrNotKiloport, err))
+	// wireguard-go hangs up on a request that it does not know.
+	if answer == nil && (err == nil || errors.Is(err, io.EOF)) {
+		err = ErrNotKiloport
 	}
-	return answer, err
+	if err != nil {
+		return nil, fmt.Errorf("interface %s: read its status: %w", c.name, err)
+	}
+	return answer, nil
 }
 
-// Set sends a request and gives the daemon's refusal.
-func (c *Client) Set(request *SetRequest) error {
-	c.conn.SetDeadline(time.Now().Add(clientTimeout))
-	w := bufio.NewWriter(c.conn)
-	fmt.Fprintln(w, "set=1")
-	if err := request.WriteSet(w); err != nil {
-		return fmt.Errorf("interface %s: %w", c.name, err)
+// Set sends the lines of a set request, without set=1; the empty line at the end
+// may be missing. They are checked here first, so that a wrong one gives an
+// [*Error] with its number, and nothing is sent then.
+func (c *Client) Set(text io.Reader) error {
+	r := bufio.NewReaderSize(io.MultiReader(text, strings.NewReader("\n\n")), maxLine)
+	request, err := ParseSet(r)
+	if err != nil {
+		return err
 	}
-	if err := w.Flush(); err != nil {
-		return fmt.Errorf("interface %s: %w", c.name, err)
+	for {
+		line, err := readLine(r)
+		if err == io.EOF {
+			return c.Configure(request)
+		}
+		if err != nil || line != "" {
+			return &Error{Errno: syscall.EINVAL, Err: errors.New("more lines follow the empty line that ends it: leave that out")}
+		}
 	}
-	return c.lines(func(string, string) error { return nil })
 }
 
-// lines hands over the lines of an answer up to errno.
-func (c *Client) lines(each func(key, value string) error) error {
+// Configure sends a request. The error wraps the errno with which the daemon
+// refused it; its log says more.
+func (c *Client) Configure(request *SetRequest) error {
+	var text strings.Builder
+	text.WriteString("set=1\n")
+	err := request.Write(&text)
+	if err == nil {
+		err = c.ask(text.String(), func(string, string) error { return nil })
+	}
+	if err != nil {
+		return fmt.Errorf("interface %s: configure: %w", c.name, err)
+	}
+	return nil
+}
+
+// ask sends a request and hands over the lines of the answer up to errno.
+func (c *Client) ask(request string, each func(key, value string) error) error {
+	if err := c.conn.SetDeadline(time.Now().Add(clientTimeout)); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(c.conn, request); err != nil {
+		return err
+	}
 	for {
 		line, err := c.r.ReadString('\n')
 		if err != nil {
-			return fmt.Errorf("interface %s: the daemon's answer broke off: %w", c.name, err)
+			return fmt.Errorf("the daemon's answer broke off: %w", err)
 		}
 		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
-		if key != "errno" {
-			if err := each(key, value); err != nil {
-				return err
-			}
-			continue
+		if key == "errno" {
+			return c.end(value)
 		}
-		c.r.ReadString('\n')
-		n, err := strconv.Atoi(value)
-		if err != nil {
-			return fmt.Errorf("interface %s: the daemon answered errno %q", c.name, value)
+		if err := each(key, value); err != nil {
+			return fmt.Errorf("the daemon answered %w", err)
 		}
-		if n != 0 {
-			return fmt.Errorf("interface %s: the daemon refused: %w", c.name, syscall.Errno(max(n, -n)))
-		}
-		return nil
 	}
 }
 
-// Pid is the process that listens on the socket.
+// end reads the end of an answer. Both signs of errno are in use.
+func (c *Client) end(value string) error {
+	if _, err := c.r.ReadString('\n'); err != nil {
+		return fmt.Errorf("the daemon's answer broke off: %w", err)
+	}
+	n, err := strconv.ParseInt(value, 10, 32)
+	switch {
+	case err != nil:
+		return fmt.Errorf("the daemon answered errno=%q", value)
+	case n == 0:
+		return nil
+	}
+	return fmt.Errorf("the daemon refused, its log says why: %w", syscall.Errno(max(n, -n)))
+}
+
+// Pid is the process that listens on the socket, as the kernel recorded it when
+// that began to listen (SO_PEERCRED, unix(7)).
 func (c *Client) Pid() (int, error) {
 	raw, err := c.conn.SyscallConn()
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("interface %s: find its daemon: %w", c.name, err)
 	}
 	var peer *syscall.Ucred
 	var failed error
-	if err := raw.Control(func(fd uintptr) {
+	err = raw.Control(func(fd uintptr) {
 		peer, failed = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
-	}); err != nil {
-		return 0, err
-	}
-	if failed != nil {
-		return 0, fmt.Errorf("interface %s: who listens on its socket: %w", c.name, failed)
+	})
+	if err = errors.Join(err, failed); err != nil {
+		return 0, fmt.Errorf("interface %s: find its daemon: %w", c.name, err)
 	}
 	return int(peer.Pid), nil
 }

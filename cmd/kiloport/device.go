@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"syscall"
+
+	"kiloport/portpool"
+	"kiloport/tunnel"
+	"kiloport/tunnel/tun"
+	"kiloport/tunnel/uapi"
+)
+
+// The environment by which a parent hands descriptors to a daemon, as
+// wireguard-go has it.
+const (
+	envTUN        = "WG_TUN_FD"
+	envUAPI       = "WG_UAPI_FD"
+	envForeground = "WG_PROCESS_FOREGROUND"
+)
+
+// otherFiles is how many descriptors a daemon has open beside its pool.
+const otherFiles = 128
+
+// daemon is a device with its configuration socket.
+type daemon struct {
+	name   string
+	tun    tun.Device
+	socket *net.UnixListener
+	log    *slog.Logger
+}
+
+// runDevice is `kiloport NAME`.
+func (c *command) runDevice(ctx context.Context, name string) error {
+	options := tunnel.DefaultOptions()
+	if err := c.chosen.apply(&options); err != nil {
+		return usageError{err}
+	}
+	log, err := c.logger()
+	if err != nil {
+		return err
+	}
+	if err := portpool.RaiseFileLimit(options.Ports + otherFiles); err != nil {
+		return err
+	}
+	d, err := openDaemon(name, log)
+	if err != nil {
+		return err
+	}
+	if !c.foreground && os.Getenv(envForeground) != "1" {
+		return d.background(c.logLevel)
+	}
+	defer uapi.Remove(d.name)
+	device, err := d.device(options)
+	if err != nil {
+		d.close()
+		return err
+	}
+	return d.serve(ctx, device, func(context.Context) error { ready(log); return nil }, func() {})
+}
+
+// openDaemon makes, or inherits, the TUN device and the socket.
+func openDaemon(name string, log *slog.Logger) (*daemon, error) {
+	d := &daemon{log: log}
+	inherited, err := inheritedFile(envTUN)
+	if err != nil {
+		return nil, err
+	}
+	if inherited != nil {
+		d.tun, err = tun.FromFile(inherited, tun.Options{Log: log})
+	} else {
+		d.tun, err = tun.Create(name, tun.Options{Log: log})
+	}
+	if err != nil {
+		return nil, err
+	}
+	d.name = d.tun.Name() // the kernel fills in a %d
+	if d.socket, err = openSocket(d.name); err != nil {
+		d.tun.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func openSocket(name string) (*net.UnixListener, error) {
+	inherited, err := inheritedFile(envUAPI)
+	if err != nil {
+		return nil, err
+	}
+	if inherited == nil {
+		return uapi.Listen(name)
+	}
+	defer inherited.Close()
+	return uapi.ListenFile(inherited)
+}
+
+// inheritedFile gives the descriptor that a variable of the environment names,
+// or nil if there is no such variable.
+func inheritedFile(variable string) (*os.File, error) {
+	value := os.Getenv(variable)
+	if value == "" {
+		return nil, nil
+	}
+	fd, err := strconv.ParseUint(value, 10, 31)
+	if err != nil {
+		return nil, fmt.Errorf("%s is %q: it must be the number of an open descriptor", variable, value)
+	}
+	return os.NewFile(uintptr(fd), variable), nil
+}
+
+func (d *daemon) close() {
+	d.socket.Close()
+	d.tun.Close()
+}
+
+func (d *daemon) device(options tunnel.Options) (*tunnel.Device, error) {
+	return tunnel.New(tunnel.Config{TUN: d.tun, Options: options, Log: d.log, Constants: constants})
+}
+
+// serve runs the device until its link or its socket is deleted or ctx ends.
+// started is called when packets flow; an error of it ends the device. stopping
+// is called before the device goes, the socket's clients last of all, so that
+// who waits for them to be cut off knows that everything is undone.
+func (d *daemon) serve(ctx context.Context, device *tunnel.Device, started func(context.Context) error, stopping func()) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	gone, err := uapi.Watch(ctx, d.name)
+	if err != nil {
+		d.socket.Close()
+		device.Close()
+		return err
+	}
+	serveCtx, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	served := make(chan error, 1)
+	go func() { served <- uapi.Serve(serveCtx, d.socket, device, d.log) }()
+	ran := make(chan error, 1)
+	go func() { ran <- device.Run(context.WithoutCancel(ctx)) }()
+
+	err = started(ctx)
+	if err == nil {
+		select {
+		case <-ctx.Done():
+		case <-gone:
+			d.log.Info("the configuration socket was removed: ending", "interface", d.name)
+		case err = <-ran:
+			ran <- nil
+		}
+	}
+	stopping()
+	device.Close()
+	err = errors.Join(err, <-ran)
+	uapi.Remove(d.name)
+	stopServing()
+	return errors.Join(err, <-served)
+}
+
+// background starts this program again with the descriptors, and leaves it
+// alone. What both printed so far was to the caller's terminal; the daemon only
+// goes on with that if much is to be said.
+func (d *daemon) background(logLevel string) error {
+	program, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("go to the background: %w", err)
+	}
+	socket, err := d.socket.File()
+	if err != nil {
+		return fmt.Errorf("go to the background: %w", err)
+	}
+	child := exec.Command(program, os.Args[1:]...)
+	child.Env = append(os.Environ(), envTUN+"=3", envUAPI+"=4", envForeground+"=1", "LOG_LEVEL="+logLevel)
+	child.ExtraFiles = []*os.File{d.tun.File(), socket}
+	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if logLevel == "verbose" || logLevel == "debug" {
+		child.Stdout, child.Stderr = os.Stdout, os.Stderr
+	}
+	if err := child.Start(); err != nil {
+		uapi.Remove(d.name)
+		return fmt.Errorf("go to the background: %w", err)
+	}
+	return child.Process.Release()
+}

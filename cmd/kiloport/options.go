@@ -1,0 +1,134 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"kiloport/cmd/kiloport/quick"
+	"kiloport/tunnel"
+)
+
+// option is one thing that a person may choose: as a flag, or as a key in the
+// [Interface] section of a configuration file.
+type option struct {
+	flag  string // --flag
+	key   string // Key =
+	value string // what the value is, for help
+	help  string
+	set   func(o *tunnel.Options, value string) error
+	get   func(o *tunnel.Options) string
+}
+
+var options = []option{
+	{
+		flag: "ports", key: "Ports", value: "N",
+		help: "source ports in the pool, hence flows told apart outside, 1 to 16384",
+		set: func(o *tunnel.Options, v string) (err error) {
+			if o.Ports, err = strconv.Atoi(v); err != nil {
+				return fmt.Errorf("%q is not a number, use 1 to 16384", v)
+			}
+			return o.Validate()
+		},
+		get: func(o *tunnel.Options) string { return strconv.Itoa(o.Ports) },
+	},
+	{
+		flag: "port-range", key: "PortRange", value: "LOW-HIGH",
+		help: "where the pool's ports are, or auto for the kernel's choice",
+		set:  func(o *tunnel.Options, v string) (err error) { o.PortRange, err = tunnel.ParsePortRange(v); return err },
+		get:  func(o *tunnel.Options) string { return o.PortRange.String() },
+	},
+	{
+		flag: "lane-idle", key: "LaneIdle", value: "DURATION",
+		help: "close a source port after this long without use, at least 1s",
+		set: func(o *tunnel.Options, v string) (err error) {
+			if o.LaneIdle, err = time.ParseDuration(v); err != nil {
+				return fmt.Errorf("%q is not a duration, such as 60s or 5m", v)
+			}
+			return o.Validate()
+		},
+		get: func(o *tunnel.Options) string { return o.LaneIdle.String() },
+	},
+	{
+		flag: "spread", key: "Spread", value: "ports|off",
+		help: "how flows are told apart outside: by source port, or not at all",
+		set:  func(o *tunnel.Options, v string) (err error) { o.Spread, err = tunnel.ParseSpread(v); return err },
+		get:  func(o *tunnel.Options) string { return o.Spread.String() },
+	},
+	{
+		flag: "dscp", key: "DSCP", value: "inherit|zero|0..63",
+		help: "the outer DSCP: that of the inner packet, 0, or a fixed one",
+		set:  func(o *tunnel.Options, v string) error { return o.DSCP.Set(v) },
+		get:  func(o *tunnel.Options) string { return o.DSCP.String() },
+	},
+	{
+		flag: "ecn", key: "ECN", value: "auto|on|off",
+		help: "carry ECN outside: if the peer is able, always, or never",
+		set:  func(o *tunnel.Options, v string) (err error) { o.ECN, err = tunnel.ParseECN(v); return err },
+		get:  func(o *tunnel.Options) string { return o.ECN.String() },
+	},
+}
+
+// chosen is the options given as flags, which override a configuration file.
+type chosen struct {
+	values map[string]string // by flag
+}
+
+// flag is one option of chosen on a command line.
+type flag struct {
+	option option
+	chosen *chosen
+}
+
+func (f flag) String() string {
+	if v, ok := f.chosen.values[f.option.flag]; ok {
+		return v
+	}
+	o := tunnel.DefaultOptions()
+	return f.option.get(&o)
+}
+
+// Set checks the value by itself, so that the error names the flag.
+func (f flag) Set(value string) error {
+	o := tunnel.DefaultOptions()
+	if err := f.option.set(&o, value); err != nil {
+		return err
+	}
+	f.chosen.values[f.option.flag] = value
+	return nil
+}
+
+func (f flag) Type() string { return f.option.value }
+
+func addFlags(flags *pflag.FlagSet) *chosen {
+	c := &chosen{values: make(map[string]string)}
+	for _, o := range options {
+		flags.Var(flag{o, c}, o.flag, o.help)
+	}
+	return c
+}
+
+// apply overrides o.
+func (c *chosen) apply(o *tunnel.Options) error {
+	for _, known := range options {
+		if v, ok := c.values[known.flag]; ok {
+			if err := known.set(o, v); err != nil {
+				return fmt.Errorf("--%s: %w", known.flag, err)
+			}
+		}
+	}
+	return o.Validate()
+}
+
+// setKey reads an option of a configuration file; keys are in lower case there.
+func setKey(o *tunnel.Options, key, value string) error {
+	for _, known := range options {
+		if strings.EqualFold(known.key, key) {
+			return known.set(o, value)
+		}
+	}
+	return quick.ErrUnknownKey
+}

@@ -1,0 +1,356 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"kiloport/cmd/kiloport/quick"
+	"kiloport/portpool"
+	"kiloport/tunnel"
+	"kiloport/tunnel/tun"
+	"kiloport/tunnel/tun/site"
+	"kiloport/tunnel/uapi"
+)
+
+const (
+	resolveTimeout = 15 * time.Second
+	upTimeout      = 60 * time.Second
+	downTimeout    = 60 * time.Second
+	envReady       = "KILOPORT_READY_FD" // of the child that goes to the background
+)
+
+// configDirs is where a configuration is looked for by the name of its interface.
+var configDirs = []string{"/etc/kiloport", "/etc/wireguard"}
+
+func (c *command) up() *cobra.Command {
+	up := &cobra.Command{
+		Use:   "up CONFIG",
+		Short: "Bring an interface up as a wg-quick file says",
+		Long: `Bring an interface up as a wg-quick(8) file says: link, addresses, routes and
+peers, and kiloport's own keys in [Interface]. CONFIG is a file, or the name of
+an interface with a file in /etc/kiloport or /etc/wireguard. Everything is undone
+when the daemon ends: by kiloport down, SIGTERM, or deletion of the link.`,
+		Args: oneArg("one configuration file"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if c.foreground {
+				return c.runUp(cmd.Context(), args[0])
+			}
+			return c.upInBackground(args[0])
+		},
+	}
+	up.Flags().BoolVarP(&c.foreground, "foreground", "f", false, "stay in the foreground, as for systemd")
+	return up
+}
+
+func (c *command) check() *cobra.Command {
+	return &cobra.Command{
+		Use: "check CONFIG", Short: "Say what is wrong with a configuration file", Args: oneArg("one configuration file"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			plan, err := c.load(args[0])
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(c.stdout, "%s: ok, interface %s, %d peers\n", plan.path, plan.name, len(plan.config.Peers))
+			return nil
+		},
+	}
+}
+
+// loaded is a configuration file that can be used.
+type loaded struct {
+	path, name string
+	config     *quick.Config
+	options    tunnel.Options
+}
+
+// load reads a configuration and prints all that is wrong or worth knowing.
+func (c *command) load(arg string) (*loaded, error) {
+	path, err := findConfig(arg)
+	if err != nil {
+		return nil, err
+	}
+	l := &loaded{path: path, options: tunnel.DefaultOptions()}
+	if l.name, err = quick.InterfaceName(path); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration: %w", err)
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
+		fmt.Fprintf(c.stderr, "kiloport: note: %s can be read by others than its owner: chmod 600 %s\n", path, path)
+	}
+	config, problems := quick.Parse(f, path, func(key, value string) error { return setKey(&l.options, key, value) })
+	for _, p := range problems {
+		fmt.Fprintf(c.stderr, "kiloport: %v\n", p)
+	}
+	if len(problems) > 0 {
+		return nil, errSilent
+	}
+	for _, note := range config.Notes {
+		fmt.Fprintf(c.stderr, "kiloport: note: %v\n", note)
+	}
+	l.config = config
+	return l, c.chosen.apply(&l.options)
+}
+
+// findConfig gives the file for a path or the name of an interface.
+func findConfig(arg string) (string, error) {
+	if strings.Contains(arg, "/") || strings.HasSuffix(arg, ".conf") {
+		if _, err := os.Stat(arg); err != nil {
+			return "", fmt.Errorf("read the configuration: %w", err)
+		}
+		return filepath.Abs(arg)
+	}
+	for _, dir := range configDirs {
+		path := filepath.Join(dir, arg+".conf")
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return "", fmt.Errorf("read the configuration: %w", err)
+		}
+	}
+	return "", fmt.Errorf("no configuration %s.conf in %s: write one, or give its path", arg, strings.Join(configDirs, " or "))
+}
+
+// runUp brings everything up, waits, and takes it down.
+func (c *command) runUp(ctx context.Context, arg string) error {
+	l, err := c.load(arg)
+	if err != nil {
+		return err
+	}
+	log, err := c.logger()
+	if err != nil {
+		return err
+	}
+	if err := portpool.RaiseFileLimit(l.options.Ports + otherFiles); err != nil {
+		return err
+	}
+	request, err := l.request(ctx)
+	if err != nil {
+		return err
+	}
+	in := l.config.Interface
+	if err := c.hooks(ctx, l.name, "PreUp", in.PreUp); err != nil {
+		return err
+	}
+	d, err := openNew(l.name, log)
+	if err != nil {
+		return err
+	}
+	defer uapi.Remove(d.name)
+	device, err := d.device(l.options)
+	if err != nil {
+		d.close()
+		return err
+	}
+	u := &upped{command: c, loaded: l, device: device, log: log}
+	err = d.serve(ctx, device, func(ctx context.Context) error { return u.start(ctx, request) }, u.stop)
+	u.afterwards()
+	return err
+}
+
+// openNew makes the TUN device and the socket, and inherits neither.
+func openNew(name string, log *slog.Logger) (d *daemon, err error) {
+	d = &daemon{name: name, log: log}
+	if d.socket, err = uapi.Listen(name); err != nil {
+		return nil, err
+	}
+	if d.tun, err = tun.Create(name, tun.Options{Log: log}); err != nil {
+		d.socket.Close()
+		uapi.Remove(name)
+		return nil, err
+	}
+	return d, nil
+}
+
+// upped is an interface that was brought up, or half of one.
+type upped struct {
+	*command
+	*loaded
+	device  *tunnel.Device
+	log     *slog.Logger
+	applied *site.Applied
+	started bool // PostUp was reached
+}
+
+// start configures the device and what is around it. What it has done when it
+// fails is undone by stop.
+func (u *upped) start(ctx context.Context, request *uapi.SetRequest) (err error) {
+	if err := u.device.Configure(request); err != nil {
+		return fmt.Errorf("configure interface %s: %w", u.name, err)
+	}
+	if u.applied, err = site.Apply(ctx, u.plan(request), u.log); err != nil {
+		return err
+	}
+	if mark := u.applied.FwMark; mark != 0 {
+		if err := u.device.Configure(&uapi.SetRequest{FwMark: &mark}); err != nil {
+			return fmt.Errorf("configure interface %s: %w", u.name, err)
+		}
+	}
+	if err := u.device.Listening(ctx); err != nil {
+		return fmt.Errorf("bring interface %s up: %w", u.name, err)
+	}
+	u.started = true
+	if err := u.hooks(ctx, u.name, "PostUp", u.config.Interface.PostUp); err != nil {
+		return err
+	}
+	ready(u.log)
+	return tellParent()
+}
+
+// stop undoes what start did, before the device goes.
+func (u *upped) stop() {
+	ctx, cancel := context.WithTimeout(context.Background(), downTimeout)
+	defer cancel()
+	if u.started {
+		u.complain(u.hooks(ctx, u.name, "PreDown", u.config.Interface.PreDown))
+	}
+	if u.applied != nil {
+		u.complain(u.applied.Undo())
+	}
+}
+
+// afterwards runs what is for when the interface has gone.
+func (u *upped) afterwards() {
+	ctx, cancel := context.WithTimeout(context.Background(), downTimeout)
+	defer cancel()
+	if u.started {
+		u.complain(u.hooks(ctx, u.name, "PostDown", u.config.Interface.PostDown))
+	}
+}
+
+func (u *upped) complain(err error) {
+	if err != nil {
+		u.log.Error("while going down", "interface", u.name, "error", err)
+	}
+}
+
+func (l *loaded) plan(request *uapi.SetRequest) site.Plan {
+	in := l.config.Interface
+	p := site.Plan{Link: l.name, MTU: in.MTU, Addresses: in.Addresses, Table: in.Table}
+	if in.FwMark != nil {
+		p.FwMark = *in.FwMark
+	}
+	for _, peer := range l.config.Peers {
+		p.Routes = append(p.Routes, peer.AllowedIPs...)
+	}
+	for _, peer := range request.Peers {
+		if peer.Endpoint != nil {
+			p.Endpoints = append(p.Endpoints, peer.Endpoint.Addr())
+		}
+	}
+	return p
+}
+
+// request resolves the names of endpoints.
+func (l *loaded) request(ctx context.Context) (*uapi.SetRequest, error) {
+	return l.config.Request(func(e quick.Endpoint) (netip.AddrPort, error) {
+		ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+		defer cancel()
+		found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", e.Host)
+		if err != nil {
+			return netip.AddrPort{}, err
+		}
+		return netip.AddrPortFrom(found[0].Unmap(), e.Port), nil
+	})
+}
+
+// hooks runs the commands of one key in order; the first that fails ends them.
+func (c *command) hooks(ctx context.Context, name, key string, commands []string) error {
+	for _, line := range commands {
+		line = strings.ReplaceAll(line, "%i", name)
+		cmd := exec.CommandContext(ctx, shell(), "-c", line)
+		cmd.Stdout, cmd.Stderr = c.stderr, c.stderr
+		if err := cmd.Run(); err != nil {
+			return fmt.Errorf("%s of interface %s: %q: %w", key, name, line, err)
+		}
+	}
+	return nil
+}
+
+// shell is what wg-quick's files expect, if it is there.
+func shell() string {
+	if bash, err := exec.LookPath("bash"); err == nil {
+		return bash
+	}
+	return "/bin/sh"
+}
+
+// upInBackground starts this program again and waits until the interface is up
+// or cannot be.
+func (c *command) upInBackground(arg string) error {
+	if _, err := c.load(arg); err != nil {
+		return err
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("go to the background: %w", err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("go to the background: %w", err)
+	}
+	defer r.Close()
+	child := exec.Command(program, append([]string{"up", "-f"}, os.Args[2:]...)...)
+	child.Env = append(os.Environ(), envReady+"=3")
+	child.ExtraFiles = []*os.File{w}
+	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	// The parent has printed the notes; the child's errors are ours.
+	child.Stdout, child.Stderr = os.Stdout, os.Stderr
+	if err := child.Start(); err != nil {
+		w.Close()
+		return fmt.Errorf("go to the background: %w", err)
+	}
+	w.Close()
+	r.SetReadDeadline(time.Now().Add(upTimeout + resolveTimeout))
+	said, _ := bufio.NewReader(r).ReadString('\n')
+	if said == "ready\n" {
+		return child.Process.Release()
+	}
+	child.Process.Signal(syscall.SIGTERM)
+	child.Wait()
+	return errSilent
+}
+
+// tellParent tells the process that waits for the interface to be up, and lets
+// go of its terminal.
+func tellParent() error {
+	w, err := inheritedFile(envReady)
+	if w == nil || err != nil {
+		return err
+	}
+	defer w.Close()
+	if _, err := io.WriteString(w, "ready\n"); err != nil {
+		return fmt.Errorf("tell the parent process: %w", err)
+	}
+	if strings.EqualFold(logLevelDefault(), "verbose") {
+		return nil
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	for fd := range 3 {
+		if err := syscall.Dup3(int(null.Fd()), fd, 0); err != nil {
+			return fmt.Errorf("let go of the terminal: %w", err)
+		}
+	}
+	return nil
+}
