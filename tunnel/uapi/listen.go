@@ -12,116 +12,144 @@ import (
 	"time"
 )
 
-// directory is where the sockets are; tests use another.
-var directory = "/var/run/wireguard"
+// directory is where `wg` looks for sockets.
+const directory = "/var/run/wireguard"
+
+// maxName is the length of an interface's name, IFNAMSIZ less the final zero.
+const maxName = 15
 
 // SocketPath is the socket of an interface.
 func SocketPath(name string) string { return filepath.Join(directory, name+".sock") }
 
-// Names gives the interfaces that have a socket, whether or not anybody listens
-// on it.
+// Names gives the interfaces that have a socket, in order, whether or not
+// anybody listens on it.
 func Names() ([]string, error) {
 	entries, err := os.ReadDir(directory)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
 	var names []string
 	for _, e := range entries {
-		if name, ok := strings.CutSuffix(e.Name(), ".sock"); ok {
+		if name, ok := strings.CutSuffix(e.Name(), ".sock"); ok && e.Type()&os.ModeSocket != 0 {
 			names = append(names, name)
 		}
 	}
-	return names, err
+	return names, nil
+}
+
+// checkName refuses what would leave the directory or could not be an interface.
+func checkName(name string) error {
+	if name == "" || len(name) > maxName || strings.ContainsAny(name, "/ \t\n\x00") || name == "." || name == ".." {
+		return fmt.Errorf("%q cannot be an interface: a name has 1 to %d bytes, no slash and no space", name, maxName)
+	}
+	return nil
+}
+
+// Listener is the socket of an interface. Its File is what another process
+// inherits. Close leaves the socket's name, for that process's sake: the one that
+// ends the interface calls Remove.
+type Listener struct {
+	*net.UnixListener
+	path string
+	made os.FileInfo // the socket that this listener has, nil if it has no name
+}
+
+// Path is where the socket is, or was when this process got it.
+func (l *Listener) Path() string { return l.path }
+
+// Remove removes the socket's name, unless it is already gone or another daemon
+// has taken it since.
+func (l *Listener) Remove() error {
+	now, err := os.Lstat(l.path)
+	if l.made == nil || errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	// After Close the number of the file may have been given to another's; the
+	// time when it was made was not.
+	if err == nil && !(os.SameFile(l.made, now) && l.made.ModTime().Equal(now.ModTime())) {
+		return nil
+	}
+	if err == nil {
+		err = os.Remove(l.path)
+	}
+	if err != nil {
+		return fmt.Errorf("remove socket: %w", err)
+	}
+	return nil
 }
 
 // Listen opens the socket of an interface, for its owner alone. One that nobody
-// listens on any more is replaced; one that somebody does is refused. It is for
-// the caller to remove it at the end: see [Remove].
-func Listen(name string) (*net.UnixListener, error) {
-	path := SocketPath(name)
+// listens on any more is replaced; one that somebody does is refused.
+func Listen(name string) (*Listener, error) {
+	if err := checkName(name); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(directory, 0o755); err != nil {
-		return nil, fmt.Errorf("make the socket's directory: %w", err)
+		return nil, fmt.Errorf("make the directory of the sockets: %w", err)
 	}
-	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+	path := SocketPath(name)
+	if err := clearDead(path); err != nil {
+		return nil, err
+	}
+	config := net.ListenConfig{Control: ownerOnly}
+	listener, err := config.Listen(context.Background(), "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen on socket %s: %w", path, err)
+	}
+	l := &Listener{UnixListener: listener.(*net.UnixListener), path: path}
+	l.SetUnlinkOnClose(false)
+	if l.made, err = os.Lstat(path); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("listen on socket %s: %w", path, err)
+	}
+	return l, nil
+}
+
+// clearDead removes a socket that nobody listens on.
+func clearDead(path string) error {
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	switch {
+	case err == nil:
 		conn.Close()
-		return nil, fmt.Errorf("socket %s is in use: another daemon runs interface %s, end it first", path, name)
-	} else if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) {
-		return nil, fmt.Errorf("look for a daemon on socket %s: %w", path, err)
+		return fmt.Errorf("socket %s is in use: end the daemon that has this interface, or choose another name: %w", path, syscall.EADDRINUSE)
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case !errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("look for a daemon on socket %s: %w", path, err)
 	}
-	// The socket gets its name only when it is closed to others: a file of
-	// mode 0600 is renamed into place, whatever the umask.
-	temporary := fmt.Sprintf("%s.%d", path, os.Getpid())
-	os.Remove(temporary)
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: temporary, Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("listen on socket %s: %w", path, err)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("replace dead socket: %w", err)
 	}
-	listener.SetUnlinkOnClose(false)
-	if err = os.Chmod(temporary, 0o600); err == nil {
-		err = os.Rename(temporary, path)
-	}
-	if err != nil {
-		listener.Close()
-		os.Remove(temporary)
-		return nil, fmt.Errorf("listen on socket %s: %w", path, err)
-	}
-	return listener, nil
+	return nil
+}
+
+// ownerOnly runs before bind: Linux gives the name the mode of the socket
+// (unix(7)), so at no moment can others connect, whatever the umask.
+func ownerOnly(_, _ string, raw syscall.RawConn) error {
+	var failed error
+	err := raw.Control(func(fd uintptr) { failed = syscall.Fchmod(int(fd), 0o600) })
+	return errors.Join(err, failed)
 }
 
 // ListenFile listens on a socket that another process opened, as WG_UAPI_FD
 // hands it over. It does not close f.
-func ListenFile(f *os.File) (*net.UnixListener, error) {
+func ListenFile(f *os.File) (*Listener, error) {
 	listener, err := net.FileListener(f)
 	if err != nil {
-		return nil, fmt.Errorf("listen on inherited descriptor %d: %w", f.Fd(), err)
+		return nil, fmt.Errorf("listen on inherited descriptor %s: %w", f.Name(), err)
 	}
 	unix, ok := listener.(*net.UnixListener)
 	if !ok {
 		listener.Close()
-		return nil, fmt.Errorf("inherited descriptor %d is no listening unix socket", f.Fd())
+		return nil, fmt.Errorf("inherited descriptor %s is no unix socket, see WG_UAPI_FD", f.Name())
 	}
 	unix.SetUnlinkOnClose(false)
-	return unix, nil
-}
-
-// Remove removes the socket of an interface.
-func Remove(name string) { os.Remove(SocketPath(name)) }
-
-// Watch gives a channel that is closed when the socket of an interface is
-// removed or replaced, which is how a daemon is told to end.
-func Watch(ctx context.Context, name string) (<-chan struct{}, error) {
-	path := SocketPath(name)
-	fd, err := syscall.InotifyInit1(syscall.IN_CLOEXEC | syscall.IN_NONBLOCK)
-	if err != nil {
-		return nil, fmt.Errorf("watch socket %s: %w", path, err)
+	l := &Listener{UnixListener: unix, path: unix.Addr().String()}
+	if made, err := os.Lstat(l.path); err == nil {
+		l.made = made
 	}
-	events := os.NewFile(uintptr(fd), "inotify")
-	// Attributes change when the last name goes; the directory says so too.
-	if _, err = syscall.InotifyAddWatch(fd, path, syscall.IN_ATTRIB|syscall.IN_DELETE_SELF|syscall.IN_MOVE_SELF); err != nil {
-		events.Close()
-		return nil, fmt.Errorf("watch socket %s: %w", path, err)
-	}
-	before, err := os.Lstat(path)
-	if err != nil {
-		events.Close()
-		return nil, fmt.Errorf("watch socket %s: %w", path, err)
-	}
-	gone := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() { events.Close() })
-	go func() {
-		defer stop()
-		defer events.Close()
-		buf := make([]byte, 4096)
-		for {
-			now, err := os.Lstat(path)
-			if err != nil || !os.SameFile(before, now) {
-				close(gone)
-				return
-			}
-			if _, err := events.Read(buf); err != nil {
-				return
-			}
-		}
-	}()
-	return gone, nil
+	return l, nil
 }

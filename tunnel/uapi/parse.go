@@ -7,106 +7,90 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 )
 
 const (
-	maxLine    = 4 << 10
-	maxRequest = 64 << 20
+	maxLine    = 4 << 10  // bytes, with the line's end
+	maxRequest = 64 << 20 // bytes
 )
 
-// Error is why a request was refused.
-type Error struct {
-	// Errno is what the client gets.
-	Errno syscall.Errno
-	// Line is the line of the request, from 1; 0 if it is none in particular.
-	Line int
-	// Text is that line, with secrets hidden.
-	Text string
-	// Err says what is wrong, and the way out.
-	Err error
-}
+// What may stand before the first public_key, and after one.
+var (
+	deviceKeys = []string{"private_key", "listen_port", "fwmark", "replace_peers"}
+	peerKeys   = []string{"remove", "update_only", "preshared_key", "endpoint", "persistent_keepalive_interval", "replace_allowed_ips", "allowed_ip", "protocol_version"}
+)
 
-// Error names the line and the way out.
-func (e *Error) Error() string {
-	if e.Line == 0 {
-		return fmt.Sprintf("configuration request: %v", e.Err)
-	}
-	return fmt.Sprintf("configuration request, line %d, %q: %v", e.Line, e.Text, e.Err)
-}
-
-// Unwrap gives what is wrong.
-func (e *Error) Unwrap() error { return e.Err }
-
-// errno gives what a client is told for an error.
-func errno(err error) syscall.Errno {
-	var refused *Error
-	var number syscall.Errno
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &refused):
-		return refused.Errno
-	case errors.As(err, &number):
-		return number
-	}
-	return syscall.EIO
-}
+var (
+	errLongLine = fmt.Errorf("a line has at most %d bytes", maxLine-1)
+	errLong     = fmt.Errorf("a request has at most %d bytes: split it", maxRequest)
+)
 
 // ParseSet reads the lines of a set request, without its first line set=1, up to
-// and with the empty line that ends it; the end of r ends it too. It reads on to
-// there also when a line is wrong, so that the next request can be read. The
-// error is an [*Error] for the first wrong line, or io.ErrUnexpectedEOF and such
-// from r.
-func ParseSet(r *bufio.Reader) (*SetRequest, error) {
-	p := parser{request: new(SetRequest)}
-	var first error
-	for size := 0; ; {
-		line, err := readLine(r)
-		if err == io.EOF && line == "" || err == nil && line == "" {
-			break
-		}
-		if err != nil && err != io.EOF {
-			return nil, err
-		}
-		p.line++
-		if size += len(line); size > maxRequest {
-			return nil, &Error{Errno: syscall.E2BIG, Err: fmt.Errorf("longer than %d bytes: split it", maxRequest)}
-		}
-		if first == nil {
-			first = p.take(line)
-		}
-		if err == io.EOF {
-			break
-		}
-	}
-	if first != nil {
-		return nil, first
-	}
-	return p.request, nil
+// and with the empty line that ends it. It reads on to there also when a line is
+// wrong. Every error is an [*Error], for the first wrong line; its errno is
+// EPROTO for a line without "=", EIO for a line too long or a request that breaks
+// off, E2BIG for a request too long, and EINVAL for all else.
+//
+// What follows the empty line is lost, unless r is a bufio.Reader with a buffer
+// of at least 4 KiB.
+func ParseSet(r io.Reader) (*SetRequest, error) {
+	request, _, err := parseSet(bufio.NewReaderSize(r, maxLine))
+	return request, err
 }
 
-// readLine reads a line without its end.
+// parseSet is ParseSet; inStep says that r stands where the next request begins.
+func parseSet(r *bufio.Reader) (request *SetRequest, inStep bool, err error) {
+	p := parser{request: new(SetRequest)}
+	for number, size := 1, 0; ; number++ {
+		line, readErr := readLine(r)
+		switch {
+		case errors.Is(readErr, io.EOF):
+			broken := fmt.Errorf("broke off before the empty line that ends it, nothing is changed: %w", io.ErrUnexpectedEOF)
+			return nil, false, &Error{Errno: syscall.EIO, Line: number, Err: broken}
+		case readErr != nil:
+			return nil, false, &Error{Errno: syscall.EIO, Line: number, Err: readErr}
+		}
+		size += len(line) + 1
+		line = strings.TrimSuffix(line, "\r") // as wireguard-go does
+		switch {
+		case size > maxRequest:
+			return nil, false, &Error{Errno: syscall.E2BIG, Line: number, Err: errLong}
+		case line == "" && err != nil:
+			return nil, true, err
+		case line == "":
+			return p.request, true, nil
+		case err == nil:
+			err = p.take(number, line)
+		}
+	}
+}
+
+// readLine reads a line and gives it without its end. Without an end it is no
+// line: a key or a prefix that is cut short must not count.
 func readLine(r *bufio.Reader) (string, error) {
 	line, err := r.ReadSlice('\n')
-	if err == bufio.ErrBufferFull || len(line) > maxLine {
-		return "", &Error{Errno: syscall.EPROTO, Err: fmt.Errorf("a line is longer than %d bytes", maxLine)}
+	if errors.Is(err, bufio.ErrBufferFull) || len(line) > maxLine {
+		return "", errLongLine
 	}
-	return strings.TrimSuffix(string(line), "\n"), err
+	if err != nil {
+		return "", err
+	}
+	return string(line[:len(line)-1]), nil
 }
 
 type parser struct {
 	request *SetRequest
 	peer    *PeerChange // nil before the first public_key
-	line    int
 }
 
-func (p *parser) take(line string) error {
+func (p *parser) take(number int, line string) error {
 	key, value, ok := strings.Cut(line, "=")
 	if !ok {
-		return &Error{syscall.EPROTO, p.line, shown("", line), errors.New("not of the form key=value")}
+		return &Error{syscall.EPROTO, number, shown(line), errors.New("not of the form key=value")}
 	}
 	var err error
 	switch {
@@ -115,31 +99,17 @@ func (p *parser) take(line string) error {
 		p.peer = &p.request.Peers[len(p.request.Peers)-1]
 		err = parseKey(value, p.peer.PublicKey[:])
 	case p.peer == nil:
-		err = p.device(key, value)
+		err = p.deviceLine(key, value)
 	default:
 		err = p.peerLine(key, value)
 	}
 	if err != nil {
-		return &Error{syscall.EINVAL, p.line, shown(key, value), err}
+		return &Error{syscall.EINVAL, number, shown(line), err}
 	}
 	return nil
 }
 
-// shown is a line as it may be shown: anything that could be a key is not.
-func shown(key, value string) string {
-	if key == "" {
-		return hidden
-	}
-	if key == "private_key" || key == "preshared_key" || len(value) >= 40 && key != "public_key" {
-		value = hidden
-	}
-	if len(key) > 40 {
-		key = key[:40] + "..."
-	}
-	return key + "=" + value
-}
-
-func (p *parser) device(key, value string) (err error) {
+func (p *parser) deviceLine(key, value string) (err error) {
 	r := p.request
 	switch key {
 	case "private_key":
@@ -153,7 +123,7 @@ func (p *parser) device(key, value string) (err error) {
 		r.ReplacePeers = true
 		err = parseTrue(value)
 	default:
-		err = unknownKey(key, "private_key, listen_port, fwmark, replace_peers or public_key")
+		err = wrongKey(key, append(slices.Clone(deviceKeys), "public_key"))
 	}
 	return err
 }
@@ -175,7 +145,8 @@ func (p *parser) peerLine(key, value string) (err error) {
 	case "persistent_keepalive_interval":
 		c.PersistentKeepalive, err = parseUint[uint16](value, 16, "seconds, 0 to 65535")
 	case "replace_allowed_ips":
-		c.ReplaceAllowedIPs = true
+		// It also replaces those that the request gave before.
+		c.ReplaceAllowedIPs, c.AllowedIPs = true, nil
 		err = parseTrue(value)
 	case "allowed_ip":
 		var a AllowedIPChange
@@ -186,18 +157,19 @@ func (p *parser) peerLine(key, value string) (err error) {
 			err = errors.New("only version 1 is known")
 		}
 	default:
-		err = unknownKey(key, "preshared_key, endpoint, persistent_keepalive_interval, allowed_ip, replace_allowed_ips, remove, update_only or protocol_version")
+		err = wrongKey(key, append(slices.Clone(peerKeys), "public_key"))
 	}
 	return err
 }
 
-func unknownKey(key, known string) error {
-	for _, deviceKey := range []string{"private_key", "listen_port", "fwmark", "replace_peers"} {
-		if key == deviceKey {
-			return errors.New("belongs before the first public_key")
-		}
+func wrongKey(key string, known []string) error {
+	switch {
+	case slices.Contains(deviceKeys, key):
+		return errors.New("belongs before the first public_key")
+	case slices.Contains(peerKeys, key):
+		return errors.New("belongs after the public_key of its peer")
 	}
-	return fmt.Errorf("unknown key, use %s", known)
+	return fmt.Errorf("unknown key, use one of %s", strings.Join(known, ", "))
 }
 
 // parseKey reads 64 hexadecimal digits. The error never holds the value.
@@ -232,10 +204,10 @@ func parseEndpoint(value string) (*netip.AddrPort, error) {
 	if err != nil {
 		return nil, errors.New("not an address and port, such as 192.0.2.1:51820 or [2001:db8::1]:51820")
 	}
-	a = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 	if a.Port() == 0 {
-		return nil, errors.New("port 0 cannot be sent to")
+		return nil, errors.New("nothing can be sent to port 0: give the port that the peer listens on")
 	}
+	a = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 	return &a, nil
 }
 

@@ -10,16 +10,22 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 )
 
 const (
 	maxConnections = 32
 	idleTimeout    = 30 * time.Second // a client that says nothing is cut off
+	acceptPause    = 100 * time.Millisecond
 )
 
+// errHangUp says that a connection ends without an answer.
+var errHangUp = errors.New("unknown, use set=1, get=1 or get=kiloport")
+
 // Serve answers requests until ctx ends or the listener is closed, and then
-// closes both it and what is still connected.
+// closes both it and what is still connected. It returns nil then. Refused
+// requests are logged; the client only gets a number.
 func Serve(ctx context.Context, listener net.Listener, backend Backend, log *slog.Logger) error {
 	var wait sync.WaitGroup
 	defer wait.Wait()
@@ -30,20 +36,34 @@ func Serve(ctx context.Context, listener net.Listener, backend Backend, log *slo
 	slots := make(chan struct{}, maxConnections)
 	for {
 		conn, err := listener.Accept()
-		if err != nil {
-			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return nil
-			}
+		switch {
+		case err == nil:
+		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
+			return nil
+		case passing(err):
+			log.Warn("accept a configuration client", "error", err)
+			time.Sleep(acceptPause)
+			continue
+		default:
+			listener.Close()
 			return fmt.Errorf("accept a configuration client: %w", err)
 		}
 		slots <- struct{}{}
-		wait.Add(1)
-		go func() {
-			defer wait.Done()
+		wait.Go(func() {
 			defer func() { <-slots }()
 			serveConn(ctx, conn, backend, log)
-		}()
+		})
 	}
+}
+
+// passing errors of accept(2) do not come from the listener.
+func passing(err error) bool {
+	for _, e := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // serveConn answers one client.
@@ -51,7 +71,7 @@ func serveConn(ctx context.Context, conn net.Conn, backend Backend, log *slog.Lo
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	r := bufio.NewReaderSize(deadlined{conn}, maxLine+1)
+	r := bufio.NewReaderSize(deadlined{conn}, maxLine)
 	w := bufio.NewWriter(deadlined{conn})
 	for {
 		operation, err := readLine(r)
@@ -61,15 +81,15 @@ func serveConn(ctx context.Context, conn net.Conn, backend Backend, log *slog.Lo
 		if operation == "" {
 			continue // between requests
 		}
-		err = serveRequest(r, w, operation, backend)
-		if isFatal(err) {
-			return
-		}
+		inStep, err := serveRequest(r, w, operation, backend)
 		if err != nil {
 			log.Warn("configuration request refused", "error", err)
 		}
+		if errors.Is(err, errHangUp) {
+			return
+		}
 		fmt.Fprintf(w, "errno=%d\n\n", -int(errno(err)))
-		if w.Flush() != nil {
+		if w.Flush() != nil || !inStep {
 			return
 		}
 	}
@@ -88,39 +108,35 @@ func (d deadlined) Write(b []byte) (int, error) {
 	return d.Conn.Write(b)
 }
 
-// connError is what ends a connection: the client has gone, or where its next
-// request would begin is not known.
-type connError struct{ error }
-
-func isFatal(err error) bool {
-	var fatal connError
-	return errors.As(err, &fatal)
+// serveRequest answers a request up to its errno; inStep says that r stands where
+// the next one begins.
+func serveRequest(r *bufio.Reader, w io.Writer, operation string, backend Backend) (inStep bool, err error) {
+	switch operation {
+	case "set=1":
+		request, inStep, err := parseSet(r)
+		if err == nil {
+			err = backend.Configure(request)
+		}
+		return inStep, err
+	case "get=1", "get=kiloport":
+		if line, err := readLine(r); err != nil {
+			return false, &Error{Errno: syscall.EIO, Line: 2, Err: err}
+		} else if line != "" {
+			return false, &Error{syscall.EINVAL, 2, shown(line), fmt.Errorf("an empty line follows %s", operation)}
+		}
+		if operation == "get=1" {
+			return true, WriteGet(w, backend.State())
+		}
+		return true, writeShow(w, backend.Show())
+	}
+	return false, &Error{syscall.EINVAL, 1, shown(operation), errHangUp}
 }
 
-func serveRequest(r *bufio.Reader, w io.Writer, operation string, backend Backend) error {
-	if operation == "set=1" {
-		request, err := ParseSet(r)
-		var refused *Error
-		switch {
-		case err == nil:
-			return backend.Configure(request)
-		case errors.As(err, &refused) && refused.Line > 0:
-			return err
-		}
-		return connError{err}
+func writeShow(w io.Writer, status any) error {
+	text, err := json.Marshal(status)
+	if err != nil {
+		return fmt.Errorf("show the status: %w", err)
 	}
-	if line, err := readLine(r); err != nil || line != "" {
-		return connError{fmt.Errorf("request %q is not followed by an empty line", operation)}
-	}
-	switch operation {
-	case "get=1":
-		return WriteGet(w, backend.State())
-	case "get=kiloport":
-		text, err := json.Marshal(backend.Show())
-		if err == nil {
-			_, err = fmt.Fprintf(w, "kiloport=%s\n", text)
-		}
-		return err
-	}
-	return connError{fmt.Errorf("unknown request %q", operation)}
+	_, err = fmt.Fprintf(w, "kiloport=%s\n", text)
+	return err
 }

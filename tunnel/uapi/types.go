@@ -15,6 +15,9 @@ type PublicKey [32]byte
 // String gives the key in base64.
 func (k PublicKey) String() string { return base64.StdEncoding.EncodeToString(k[:]) }
 
+// MarshalText gives the key in base64, for JSON and logs.
+func (k PublicKey) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
 // SecretKey is a private or preshared key; all zeros means none. Every fmt verb,
 // slog and every text encoder shows "(hidden)" in its place.
 type SecretKey [32]byte
@@ -43,12 +46,12 @@ type SetRequest struct {
 // more than once; the changes count in their order.
 type PeerChange struct {
 	PublicKey           PublicKey
-	Remove              bool
-	UpdateOnly          bool       // do not create the peer
-	PresharedKey        *SecretKey // zero removes it
-	Endpoint            *netip.AddrPort
-	PersistentKeepalive *uint16 // seconds, 0 for off
-	ReplaceAllowedIPs   bool    // forget its allowed ips first
+	Remove              bool            // forget the peer; the fields below do not matter then
+	UpdateOnly          bool            // do not create the peer
+	PresharedKey        *SecretKey      // zero removes it
+	Endpoint            *netip.AddrPort // never IPv4 as IPv6; may have a zone
+	PersistentKeepalive *uint16         // seconds, 0 for off
+	ReplaceAllowedIPs   bool            // forget its allowed ips first
 	AllowedIPs          []AllowedIPChange
 }
 

@@ -7,7 +7,8 @@ import (
 	"io"
 )
 
-// WriteGet writes what get=1 answers, without the errno at the end.
+// WriteGet writes what get=1 answers, secrets included, without the errno at the
+// end.
 func WriteGet(w io.Writer, s DeviceState) error {
 	b := bufio.NewWriter(w)
 	line := func(key string, value any) { fmt.Fprintf(b, "%s=%v\n", key, value) }
@@ -44,9 +45,9 @@ func WriteGet(w io.Writer, s DeviceState) error {
 	return b.Flush()
 }
 
-// WriteSet writes a request as [ParseSet] reads it, without the first line and
-// with the empty one at its end.
-func (r *SetRequest) WriteSet(w io.Writer) error {
+// Write writes a request as [ParseSet] reads it, without the first line set=1 and
+// with the empty one at its end. It writes the secrets.
+func (r *SetRequest) Write(w io.Writer) error {
 	b := bufio.NewWriter(w)
 	line := func(key string, value any) { fmt.Fprintf(b, "%s=%v\n", key, value) }
 	if r.PrivateKey != nil {
