@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"strconv"
@@ -32,7 +31,7 @@ const otherFiles = 128
 type daemon struct {
 	name   string
 	tun    tun.Device
-	socket *net.UnixListener
+	socket *uapi.Listener
 	log    *slog.Logger
 }
 
@@ -56,7 +55,7 @@ func (c *command) runDevice(ctx context.Context, name string) error {
 	if !c.foreground && os.Getenv(envForeground) != "1" {
 		return d.background(c.logLevel)
 	}
-	defer uapi.Remove(d.name)
+	defer d.socket.Remove()
 	device, err := d.device(options)
 	if err != nil {
 		d.close()
@@ -88,7 +87,7 @@ func openDaemon(name string, log *slog.Logger) (*daemon, error) {
 	return d, nil
 }
 
-func openSocket(name string) (*net.UnixListener, error) {
+func openSocket(name string) (*uapi.Listener, error) {
 	inherited, err := inheritedFile(envUAPI)
 	if err != nil {
 		return nil, err
@@ -130,7 +129,7 @@ func (d *daemon) device(options tunnel.Options) (*tunnel.Device, error) {
 func (d *daemon) serve(ctx context.Context, device *tunnel.Device, started func(context.Context) error, stopping func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	gone, err := uapi.Watch(ctx, d.name)
+	gone, err := uapi.Watch(ctx, d.socket.Path())
 	if err != nil {
 		d.socket.Close()
 		device.Close()
@@ -155,7 +154,7 @@ func (d *daemon) serve(ctx context.Context, device *tunnel.Device, started func(
 	stopping()
 	device.Close()
 	err = errors.Join(err, <-ran)
-	uapi.Remove(d.name)
+	err = errors.Join(err, d.socket.Remove())
 	stopServing()
 	return errors.Join(err, <-served)
 }
@@ -180,7 +179,7 @@ func (d *daemon) background(logLevel string) error {
 		child.Stdout, child.Stderr = os.Stdout, os.Stderr
 	}
 	if err := child.Start(); err != nil {
-		uapi.Remove(d.name)
+		d.socket.Remove()
 		return fmt.Errorf("go to the background: %w", err)
 	}
 	return child.Process.Release()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -31,7 +32,9 @@ func endDaemon(name string) error {
 		return err
 	}
 	defer client.Close()
-	uapi.Remove(name)
+	if err := os.Remove(uapi.SocketPath(name)); err != nil {
+		return fmt.Errorf("end interface %s: %w", name, err)
+	}
 	if err := client.WaitForEnd(downTimeout); err != nil {
 		return fmt.Errorf("end interface %s: %w", name, err)
 	}

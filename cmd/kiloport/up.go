@@ -153,7 +153,7 @@ func (c *command) runUp(ctx context.Context, arg string) error {
 	if err != nil {
 		return err
 	}
-	defer uapi.Remove(d.name)
+	defer d.socket.Remove()
 	device, err := d.device(l.options)
 	if err != nil {
 		d.close()
@@ -173,7 +173,7 @@ func openNew(name string, log *slog.Logger) (d *daemon, err error) {
 	}
 	if d.tun, err = tun.Create(name, tun.Options{Log: log}); err != nil {
 		d.socket.Close()
-		uapi.Remove(name)
+		d.socket.Remove()
 		return nil, err
 	}
 	return d, nil
