@@ -1,0 +1,198 @@
+// Package tuntest is a TUN device without a kernel: the test is the host. Two
+// daemons can so talk to each other in one unprivileged test, also in virtual
+// time, because everything here blocks on channels only (testing/synctest).
+//
+// Start at [New]. [Fake.Inject] is the host that sends into the tunnel,
+// [Fake.Received] what the tunnel gave the host, and [Fake.SetUp],
+// [Fake.SetMTU], [Fake.Rename] and [Fake.Delete] are the administrator.
+//
+// A Fake holds its user to the contract of [tun.Device]: Write spoils the bytes
+// before each packet, for a real device may, and refuses what a kernel refuses.
+//
+// Limits: packets are only looked at for their IP version, and both directions
+// are bounded by [Capacity].
+package tuntest
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"kiloport/tunnel/tun"
+)
+
+const (
+	// Capacity is how many packets wait in each direction at most.
+	Capacity = 1 << 14
+
+	maxEvents = 64
+	spoilt    = 0xdb // what Write leaves in the headroom
+)
+
+// ErrFull says that Write refused a packet because [Capacity] others have not
+// been taken from [Fake.Received] yet. A kernel would drop it silently.
+var ErrFull = errors.New("write to the fake tun device: the packets it received are not taken: read them from Received")
+
+// Fake is a [tun.Device] in memory. All methods may be called from any
+// goroutine at any time.
+type Fake struct {
+	toTunnel chan []byte
+	toHost   chan []byte
+	events   chan tun.Event
+	dropped  atomic.Uint64
+	mtu      atomic.Int32
+	name     atomic.Pointer[string]
+
+	// mu orders what the administrator does; the packets only read its result.
+	mu     sync.Mutex
+	up     atomic.Bool
+	closed bool
+	done   chan struct{} // closed by Close and Delete
+}
+
+var _ tun.Device = (*Fake)(nil)
+
+// New makes a device with a name and an MTU in bytes. As with [tun.Create] the
+// link is down, which is its first event; [Fake.SetUp] sets it up.
+func New(name string, mtu int) *Fake {
+	f := &Fake{
+		toTunnel: make(chan []byte, Capacity),
+		toHost:   make(chan []byte, Capacity),
+		events:   make(chan tun.Event, maxEvents),
+		done:     make(chan struct{}),
+	}
+	f.name.Store(&name)
+	f.mtu.Store(int32(mtu))
+	f.events <- tun.Down
+	return f
+}
+
+// Inject sends a copy of a packet into the tunnel, as the host would. It says
+// false where a kernel drops it: [Capacity] others wait, the link is down, or
+// the device is closed.
+func (f *Fake) Inject(packet []byte) bool {
+	if f.isClosed() || !f.up.Load() {
+		f.dropped.Add(1)
+		return false
+	}
+	select {
+	case f.toTunnel <- bytes.Clone(packet):
+		return true
+	default:
+		f.dropped.Add(1)
+		return false
+	}
+}
+
+// Received gives what the tunnel wrote, in order. The packets are the taker's.
+// The channel is never closed.
+func (f *Fake) Received() <-chan []byte { return f.toHost }
+
+// TakeReceived gives what the tunnel has written and nobody took, without
+// waiting.
+func (f *Fake) TakeReceived() (packets [][]byte) {
+	for {
+		select {
+		case p := <-f.toHost:
+			packets = append(packets, p)
+		default:
+			return packets
+		}
+	}
+}
+
+// Dropped counts the packets that Inject and Write refused.
+func (f *Fake) Dropped() uint64 { return f.dropped.Load() }
+
+// SetUp sets the link up or down.
+func (f *Fake) SetUp(up bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed || f.up.Swap(up) == up {
+		return
+	}
+	if up {
+		f.tell(tun.Up)
+		return
+	}
+	f.tell(tun.Down)
+}
+
+// SetMTU gives the link another MTU, in bytes.
+func (f *Fake) SetMTU(mtu int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed || f.mtu.Swap(int32(mtu)) == int32(mtu) {
+		return
+	}
+	f.tell(tun.MTUUpdate)
+}
+
+// Rename gives the link another name. As with a kernel's link there is no event
+// for it.
+func (f *Fake) Rename(name string) { f.name.Store(&name) }
+
+// Delete removes the link under the device: reads and writes then fail as after
+// Close, and Events ends with [tun.Down], if it was up, and [tun.Deleted].
+func (f *Fake) Delete() {
+	f.SetUp(false)
+	f.end(tun.Deleted)
+}
+
+// Close is [tun.Device]'s.
+func (f *Fake) Close() error {
+	if !f.end(0) {
+		return os.ErrClosed
+	}
+	return nil
+}
+
+// end closes the device with a last event, if not 0. It says false if it was
+// closed before.
+func (f *Fake) end(last tun.Event) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return false
+	}
+	f.closed = true
+	if last != 0 {
+		f.tell(last)
+	}
+	close(f.events)
+	close(f.done)
+	return true
+}
+
+// tell holds mu. A test that makes more news than maxEvents and does not read
+// them is wrong, and learns it at once rather than by a deadlock.
+func (f *Fake) tell(event tun.Event) {
+	select {
+	case f.events <- event:
+	default:
+		panic("tuntest: nobody reads the events")
+	}
+}
+
+func (f *Fake) isClosed() bool {
+	select {
+	case <-f.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// Name is [tun.Device]'s.
+func (f *Fake) Name() string { return *f.name.Load() }
+
+// MTU is [tun.Device]'s.
+func (f *Fake) MTU() int { return int(f.mtu.Load()) }
+
+// Events is [tun.Device]'s.
+func (f *Fake) Events() <-chan tun.Event { return f.events }
+
+// File is nil: there is no descriptor to hand on.
+func (f *Fake) File() *os.File { return nil }
