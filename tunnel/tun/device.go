@@ -183,6 +183,15 @@ func packetError(err error) error {
 	return err
 }
 
+func (d *device) isClosed() bool {
+	select {
+	case <-d.done:
+		return true
+	default:
+		return false
+	}
+}
+
 func (d *device) Close() error {
 	d.open.Lock()
 	if d.closed {

@@ -1,8 +1,6 @@
 package tun
 
 import (
-	"errors"
-	"os"
 	"sync"
 	"time"
 )
@@ -95,7 +93,7 @@ func (d *device) notify() {
 func (d *device) follow() {
 	for {
 		states, err := d.link.receive()
-		if errors.Is(err, os.ErrClosed) {
+		if err != nil && d.isClosed() {
 			return
 		}
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -59,9 +60,12 @@ func Create(name string, o Options) (Device, error) {
 // information (IFF_TUN|IFF_NO_PI). f is closed when FromFile succeeds, and
 // stays the caller's when it fails.
 func FromFile(f *os.File, o Options) (Device, error) {
+	if f == nil {
+		return nil, fmt.Errorf("take over a tun descriptor: there is no file: %w", os.ErrInvalid)
+	}
 	fd, err := duplicate(f)
 	if err != nil {
-		return nil, fmt.Errorf("take over file %s: %w", f.Name(), err)
+		return nil, fmt.Errorf("take over file %s: %w: pass an open descriptor of %s after TUNSETIFF", f.Name(), err, cloneDevice)
 	}
 	if err := acceptable(fd); err != nil {
 		unix.Close(fd)
@@ -154,8 +158,10 @@ func request(name string) (*unix.Ifreq, error) {
 		hint = fmt.Sprintf("has %d bytes, a link's name has at most %d", len(name), unix.IFNAMSIZ-1)
 	case name == "." || name == "..":
 		hint = "is a directory's"
-	case strings.ContainsAny(name, "/:\x00 \t\n\v\f\r\xa0"):
-		hint = "contains a slash, a colon or white space"
+	case name == "all" || name == "default":
+		hint = "is taken by sysctl for the settings of all links"
+	case slices.ContainsFunc([]byte(name), forbidden):
+		hint = "contains a slash, a colon, white space, or a byte (NUL or 0xa0) that the kernel takes for it"
 	case strings.Contains(strings.Replace(name, "%d", "", 1), "%"):
 		hint = "contains a % that is not its only %d"
 	}
@@ -163,6 +169,11 @@ func request(name string) (*unix.Ifreq, error) {
 		return nil, fmt.Errorf("create tun link %q: the name %s: choose another, such as kilo0 or kilo%%d: %w", name, hint, unix.EINVAL)
 	}
 	return unix.NewIfreq(name)
+}
+
+// forbidden looks at bytes, not runes, as the kernel does.
+func forbidden(b byte) bool {
+	return strings.IndexByte("/:\x00 \t\n\v\f\r\xa0", b) >= 0
 }
 
 func openError(err error) error {

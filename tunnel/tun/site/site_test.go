@@ -1,0 +1,236 @@
+package site
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+)
+
+// inNamespace runs a test in a network namespace of its own, with a link wan
+// that has a default route, and a link tunnel.
+func inNamespace(t *testing.T, test func(t *testing.T)) {
+	t.Helper()
+	runtime.LockOSThread()
+	before, err := netns.Get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer before.Close()
+	own, err := netns.New()
+	if err != nil {
+		t.Fatalf("a network namespace needs root: %v", err)
+	}
+	defer func() {
+		own.Close()
+		if err := netns.Set(before); err == nil {
+			runtime.UnlockOSThread()
+		}
+	}()
+	for _, line := range []string{
+		"link set lo up", "link add wan type veth peer name isp", "link set wan mtu 1492", "link set wan up", "link set isp up",
+		"addr add 192.0.2.2/24 dev wan", "-6 addr add 2001:db8::2/64 dev wan nodad",
+		"route add default via 192.0.2.1", "-6 route add default via 2001:db8::1 dev wan",
+		"link add tunnel type veth peer name other", "link set other up",
+	} {
+		ip(t, strings.Fields(line)...)
+	}
+	test(t)
+}
+
+func ip(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := exec.Command("ip", args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("ip %v: %v %s", args, err, out)
+	}
+	return string(out)
+}
+
+// snapshot is everything that Apply may touch, but for what the kernel does by
+// itself when links come and go: link-local addresses, and noop as qdisc before
+// the first time up.
+func snapshot(t *testing.T) string {
+	t.Helper()
+	var kept []string
+	for _, args := range []string{
+		"-o addr", "-o link show tunnel", "route show table all", "-6 route show table all", "rule", "-6 rule",
+	} {
+		for line := range strings.Lines(ip(t, strings.Fields(args)...)) {
+			if !strings.Contains(line, "fe80") && !strings.Contains(line, "multicast ff00") && !strings.Contains(line, "anycast") {
+				kept = append(kept, strings.Replace(line, "qdisc noop", "qdisc noqueue", 1))
+			}
+		}
+	}
+	mark, _ := os.ReadFile(srcValidMark)
+	return strings.Join(kept, "") + string(mark)
+}
+
+func prefixes(list ...string) (all []netip.Prefix) {
+	for _, p := range list {
+		all = append(all, netip.MustParsePrefix(p))
+	}
+	return all
+}
+
+var quiet = slog.New(slog.DiscardHandler)
+
+func TestApplyAndUndo(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		plan Plan
+		says []string // lines of ip(8) that must be there: command: part
+		mark uint32
+	}{
+		{"addresses and routes", Plan{Addresses: prefixes("10.0.0.1/24", "fd00::1/64"), Routes: prefixes("10.0.0.2/32", "10.0.0.0/24", "10.9.0.0/16", "fd00::/64", "fd09::/48"), MTU: 1300},
+			[]string{"route: 10.9.0.0/16 dev tunnel scope link", "route: 10.0.0.2 dev tunnel scope link", "-6 route: fd09::/48 dev tunnel", "-o addr: 10.0.0.1/24", "-o link: tunnel@other: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1300"}, 0},
+		{"a mark of the plan's", Plan{Routes: prefixes("10.9.0.0/16"), FwMark: 7}, nil, 7},
+		{"no table", Plan{Table: "off", Addresses: prefixes("10.0.0.1/24"), Routes: prefixes("10.9.0.0/16", "0.0.0.0/0")}, []string{"-o addr: 10.0.0.1/24"}, 0},
+		{"a table of its own", Plan{Table: "0x77", Addresses: prefixes("fd00::1/64"), Routes: prefixes("fd00::/64", "::/0")},
+			[]string{"-6 route show table 119: default dev tunnel", "-6 route show table 119: fd00::/64 dev tunnel"}, 0},
+		{"default routes", Plan{Addresses: prefixes("10.0.0.1/24", "fd00::1/64"), Routes: prefixes("::/0", "0.0.0.0/0", "10.9.0.0/16")},
+			[]string{
+				"route show table 51820: default dev tunnel", "-6 route show table 51820: default dev tunnel", "route: 10.9.0.0/16 dev tunnel",
+				"rule: not from all fwmark 0xca6c lookup 51820", "-6 rule: not from all fwmark 0xca6c lookup 51820",
+				"rule: from all lookup main suppress_prefixlength 0", "-6 rule: from all lookup main suppress_prefixlength 0",
+				"route get 8.8.8.8: dev tunnel", "route get 8.8.8.8 mark 0xca6c: dev wan", "-6 route get 2001:db8:1::1 mark 0xca6c: dev wan", "-6 route get 2001:db8:1::1: dev tunnel",
+			}, 51820},
+		{"automatic mtu", Plan{Endpoints: []netip.Addr{netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("2001:db8:5::1")}}, []string{"-o link: tunnel@other: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1412"}, 0},
+		{"mtu of the default route", Plan{}, []string{"-o link: mtu 1412"}, 0},
+		{"nothing", Plan{MTU: 1500}, nil, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inNamespace(t, func(t *testing.T) {
+				before := snapshot(t)
+				c.plan.Link = "tunnel"
+				a, err := Apply(t.Context(), c.plan, quiet)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if a.FwMark != c.mark {
+					t.Errorf("mark %#x, want %#x", a.FwMark, c.mark)
+				}
+				for _, want := range c.says {
+					command, part, _ := strings.Cut(want, ": ")
+					if out := ip(t, strings.Fields(command)...); !strings.Contains(out, part) {
+						t.Errorf("ip %s lacks %q:\n%s", command, part, out)
+					}
+				}
+				for range 2 {
+					if err := a.Undo(); err != nil {
+						t.Error(err)
+					}
+				}
+				if d := cmp.Diff(before, snapshot(t)); d != "" {
+					t.Errorf("not undone:\n%s", d)
+				}
+			})
+		})
+	}
+}
+
+// Each failure comes after steps that worked, which must be undone.
+func TestAFailureLeavesNothing(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		plan Plan
+		says string
+	}{
+		{"no such link", Plan{Link: "nosuch"}, "find interface nosuch"},
+		{"mtu", Plan{MTU: 10}, "mtu of interface tunnel to 10"},
+		{"an address twice", Plan{MTU: 1400, Addresses: prefixes("10.0.0.1/24", "10.0.0.1/24")}, "address 10.0.0.1/24"},
+		{"a route that is there", Plan{MTU: 1400, Addresses: prefixes("10.0.0.1/24"), Routes: prefixes("10.8.0.0/16", "192.0.2.0/24", "0.0.0.0/0"), Table: "254"}, "there is one already"},
+		{"a table that is none", Plan{MTU: 1400, Addresses: prefixes("10.0.0.1/24"), Table: "main"}, `routing table "main"`},
+		{"the second default route", Plan{MTU: 1400, Routes: prefixes("10.7.0.0/16", "::/0", "0.0.0.0/0"), FwMark: 51820}, "route 0.0.0.0/0"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inNamespace(t, func(t *testing.T) {
+				if c.plan.FwMark != 0 {
+					ip(t, "route", "add", "default", "via", "192.0.2.1", "table", "51820")
+				}
+				before := snapshot(t)
+				if c.plan.Link == "" {
+					c.plan.Link = "tunnel"
+				}
+				a, err := Apply(t.Context(), c.plan, quiet)
+				if err == nil {
+					a.Undo()
+					t.Fatal("applied")
+				}
+				if !strings.Contains(err.Error(), c.says) {
+					t.Errorf("%v, want it to say %q", err, c.says)
+				}
+				if d := cmp.Diff(before, snapshot(t)); d != "" {
+					t.Errorf("left behind:\n%s", d)
+				}
+			})
+		})
+	}
+}
+
+func TestCancelled(t *testing.T) {
+	inNamespace(t, func(t *testing.T) {
+		before := snapshot(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := Apply(ctx, Plan{Link: "tunnel", MTU: 1400, Addresses: prefixes("10.0.0.1/24")}, quiet); err == nil {
+			t.Error("applied")
+		}
+		if d := cmp.Diff(before, snapshot(t)); d != "" {
+			t.Error(d)
+		}
+	})
+}
+
+// What has gone by itself, or was taken by others, is no error.
+func TestUndoAfterTheLinkHasGone(t *testing.T) {
+	inNamespace(t, func(t *testing.T) {
+		a, err := Apply(t.Context(), Plan{Link: "tunnel", Addresses: prefixes("10.0.0.1/24"), Routes: prefixes("10.9.0.0/16", "0.0.0.0/0", "::/0")}, quiet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ip(t, "link", "del", "tunnel")
+		if err := a.Undo(); err != nil {
+			t.Error(err)
+		}
+		if rules := ip(t, "rule") + ip(t, "-6", "rule"); strings.Contains(rules, "51820") {
+			t.Errorf("rules are left:\n%s", rules)
+		}
+	})
+}
+
+func TestAnotherTunnelTakesAnotherMark(t *testing.T) {
+	inNamespace(t, func(t *testing.T) {
+		first, err := Apply(t.Context(), Plan{Link: "tunnel", Routes: prefixes("0.0.0.0/0")}, quiet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if mark, err := freeMark(); mark != first.FwMark+1 || err != nil {
+			t.Errorf("next free mark %d, %v", mark, err)
+		}
+		link, err := netlink.LinkByName("other")
+		if err != nil {
+			t.Fatal(err)
+		}
+		second, err := Apply(t.Context(), Plan{Link: link.Attrs().Name, MTU: 1400, Routes: prefixes("0.0.0.0/0")}, quiet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if second.FwMark == first.FwMark {
+			t.Errorf("both have mark %d", first.FwMark)
+		}
+		for _, a := range []*Applied{second, first} {
+			if err := a.Undo(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
