@@ -30,9 +30,6 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	c := &command{stdin: stdin, stdout: stdout, stderr: stderr}
 	root := c.root()
 	root.SetArgs(args)
-	root.SetIn(stdin)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0
@@ -87,6 +84,9 @@ silent.`,
 	root.Flags().BoolVarP(&c.foreground, "foreground", "f", false, "stay in the foreground")
 	c.chosen = addFlags(root.PersistentFlags())
 	root.AddCommand(c.up(), c.down(), c.check(), c.show(), c.genkey(), c.genpsk(), c.pubkey(), c.man(), c.versionCommand())
+	root.SetIn(c.stdin)
+	root.SetOut(c.stdout) // before the next lines: completion takes it from here
+	root.SetErr(c.stderr)
 	root.SetVersionTemplate("kiloport {{.Version}}\n")
 	root.InitDefaultCompletionCmd()
 	return root

@@ -145,11 +145,7 @@ func (c *command) runUp(ctx context.Context, arg string) error {
 	if err != nil {
 		return err
 	}
-	in := l.config.Interface
-	if err := c.hooks(ctx, l.name, "PreUp", in.PreUp); err != nil {
-		return err
-	}
-	d, err := openNew(l.name, log)
+	d, err := c.openNew(ctx, l, log)
 	if err != nil {
 		return err
 	}
@@ -165,16 +161,19 @@ func (c *command) runUp(ctx context.Context, arg string) error {
 	return err
 }
 
-// openNew makes the TUN device and the socket, and inherits neither.
-func openNew(name string, log *slog.Logger) (d *daemon, err error) {
-	d = &daemon{name: name, log: log}
-	if d.socket, err = uapi.Listen(name); err != nil {
+// openNew makes the TUN device and the socket, and inherits neither. The socket
+// comes first: an interface that is up already is found before PreUp runs.
+func (c *command) openNew(ctx context.Context, l *loaded, log *slog.Logger) (d *daemon, err error) {
+	d = &daemon{name: l.name, log: log}
+	if d.socket, err = uapi.Listen(l.name); err != nil {
 		return nil, err
 	}
-	if d.tun, err = tun.Create(name, tun.Options{Log: log}); err != nil {
+	if err = c.hooks(ctx, l.name, "PreUp", l.config.Interface.PreUp); err == nil {
+		d.tun, err = tun.Create(l.name, tun.Options{Log: log})
+	}
+	if err != nil {
 		d.socket.Close()
-		d.socket.Remove()
-		return nil, err
+		return nil, errors.Join(err, d.socket.Remove())
 	}
 	return d, nil
 }
