@@ -38,7 +38,6 @@ type link struct {
 	rate    int64 // bytes per second
 	drops   map[DropReason]int
 	dropped []*testPacket
-	out     func(p *testPacket, now int64)
 }
 
 func newLink(c Config, rate int64) *link {

@@ -56,8 +56,6 @@ func (e *egress) add(o outbound) {
 	e.items = append(e.items, o)
 }
 
-func (e *egress) full() bool { return len(e.items) >= len(e.batch) }
-
 // flush sends everything. What a socket does not take is counted as dropped at
 // its peer: waiting for it would hold up all other lanes.
 func (e *egress) flush() {

@@ -70,18 +70,6 @@ func (n *memNet) open(host netip.Addr, port uint16) (*memSocket, error) {
 	return s, nil
 }
 
-// open4 counts the sockets of a host.
-func (n *memNet) count(host netip.Addr) (sockets int) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for at := range n.ports {
-		if at.Addr() == host {
-			sockets++
-		}
-	}
-	return sockets
-}
-
 // taken gives what was sent since the last call.
 func (n *memNet) taken() []memDatagram {
 	n.mu.Lock()

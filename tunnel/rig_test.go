@@ -100,10 +100,6 @@ type site struct {
 // siteOption changes a Config before the device is made.
 type siteOption func(*Config)
 
-func withOptions(change func(*Options)) siteOption {
-	return func(c *Config) { change(&c.Options) }
-}
-
 func withConstants(k noise.Constants) siteOption {
 	return func(c *Config) { c.Constants = &k }
 }

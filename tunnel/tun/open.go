@@ -194,6 +194,8 @@ func attachError(name string, err error) error {
 	switch {
 	case errors.Is(err, unix.EPERM):
 		hint = "this needs CAP_NET_ADMIN: run as root, or set AmbientCapabilities=CAP_NET_ADMIN, or inherit the descriptor in WG_TUN_FD"
+	case errors.Is(err, unix.ENOTTY):
+		hint = cloneDevice + " is another file: remove it and make it anew (mknod " + cloneDevice + " c 10 200)"
 	case errors.Is(err, unix.EBUSY):
 		hint = "another process serves this link: stop it, or choose another name"
 	case errors.Is(err, unix.EINVAL) && exists(name):
