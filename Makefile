@@ -40,7 +40,7 @@ demo: deps ## two sites, a router, hundreds of flows: see what the wire sees
 	$(SUDO) bin/bench demo --kiloport bin/kiloport --flows $(FLOWS) --seconds $(SECONDS)
 
 .PHONY: test
-test: ## every check and every test; as root
+test: deps-test ## every check and every test; as root
 	@.ci/test
 
 .PHONY: install

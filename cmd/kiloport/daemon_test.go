@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -32,9 +33,21 @@ func newNamespace(t *testing.T) *namespace {
 	t.Helper()
 	n := &namespace{t, fmt.Sprintf("kpcmd%d%s", os.Getpid(), strings.ToLower(t.Name()[4:min(len(t.Name()), 12)]))}
 	n.ip("netns", "add", n.name)
-	t.Cleanup(func() { exec.Command("ip", "netns", "del", n.name).Run() })
+	t.Cleanup(n.remove)
 	n.run("ip", "link", "set", "lo", "up")
 	return n
+}
+
+// remove ends what still runs inside, as after a test that failed half-way, and
+// then the namespace.
+func (n *namespace) remove() {
+	pids, _ := exec.Command("ip", "netns", "pids", n.name).Output()
+	for _, text := range strings.Fields(string(pids)) {
+		if pid, err := strconv.Atoi(text); err == nil && pid != os.Getpid() {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+	exec.Command("ip", "netns", "del", n.name).Run()
 }
 
 func (n *namespace) ip(args ...string) {

@@ -321,8 +321,10 @@ func TestFromFileInAnotherNamespace(t *testing.T) {
 	}
 	defer second.Close()
 	want(t, second, tun.Down)
-	tuntest.IP(t, "link set up mtu 1291 dev "+second.Name())
-	want(t, second, tun.Up, tun.MTUUpdate)
+	tuntest.IP(t, "link set up dev "+second.Name())
+	want(t, second, tun.Up)
+	tuntest.IP(t, "link set mtu 1291 dev "+second.Name())
+	want(t, second, tun.MTUUpdate)
 }
 
 func TestNames(t *testing.T) {
