@@ -221,24 +221,12 @@ func TestStockPeerAcrossRekey(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		handshakes := 0
-		watch, err := capture.Start(s.Router, s.A.RouterDev, capture.Config{OnPacket: func(p *capture.Packet) {
-			const initiation, initiationSize = 1, 148
-			if p.Src.Addr() == tun.a.outer && p.Payload == initiationSize && p.Head[0] == initiation {
-				handshakes++
-			}
-		}})
-		if err != nil {
-			t.Fatal(err)
-		}
+		handshakes := countHandshakes(t, s)
 		seen, err := tun.observe(t.Context(), tun.flowsPlan(40, rekeyAfter+10*time.Second, 100*time.Millisecond))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := watch.Stop(); err != nil {
-			t.Fatal(err)
-		}
-		if handshakes == 0 {
+		if handshakes() == 0 {
 			t.Error("there was no rekey")
 		}
 		checkOneOuterFlow(t, seen, tun.a.outer, tun.b.outer)

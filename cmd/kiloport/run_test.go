@@ -6,18 +6,39 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"kiloport/tunnel/noise"
 )
 
 // TestMain lets the test binary be the program: the tests of whole daemons start
 // it again.
 func TestMain(m *testing.M) {
 	if os.Getenv(envBeKiloport) == "1" {
+		shortenTimers(os.Getenv(envRekeyAfter))
 		main()
 	}
 	os.Exit(m.Run())
 }
 
-const envBeKiloport = "KILOPORT_TEST_IS_KILOPORT"
+// The environment of a test binary that is to be the program, and after how
+// long it makes new keys instead of the protocol's two minutes. The tests of
+// bench use it too.
+const (
+	envBeKiloport = "KILOPORT_TEST_IS_KILOPORT"
+	envRekeyAfter = "KILOPORT_TEST_REKEY_AFTER"
+)
+
+func shortenTimers(rekeyAfter string) {
+	d, err := time.ParseDuration(rekeyAfter)
+	if err != nil {
+		return
+	}
+	k := noise.Default()
+	k.RekeyAfterTime, k.RejectAfterTime = d, 5*d
+	k.RekeyTimeout, k.KeepaliveTimeout = d/2, d/2
+	constants = &k
+}
 
 // call runs a command line in this process.
 func call(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"kiloport/bench/netlab"
+)
+
+// TestFirewallThatAdmitsOnePort puts a firewall between the sites that lets
+// through WireGuard's own port alone. No lane above 0 gets an answer, so data
+// stays on lane 0, nothing is lost, and `kiloport show` says why.
+func TestFirewallThatAdmitsOnePort(t *testing.T) {
+	families(t, func(t *testing.T, ipv6 bool) {
+		s := netlab.ForTest(t, netlab.SitesConfig{})
+		rules := "add table inet f; add chain inet f forward { type filter hook forward priority 0 ; policy accept ; };" +
+			"add rule inet f forward udp sport != 51820 udp dport 51820 drop"
+		if out, err := s.Router.Run(t.Context(), "nft", rules); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		tun, err := startTunnel(t.Context(), s, ours(t), ours(t), tunnelConfig{ipv6: ipv6})
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen, err := tun.observe(t.Context(), tun.flowsPlan(100, 4*time.Second, demoInterval))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for from, lanes := range map[string][]lane{"A": seen.up, "B": seen.down} {
+			if got := spread(lanes); got.Tuples != 1 {
+				t.Errorf("from site %s: %+v, want one outer flow", from, got)
+			}
+		}
+		for _, e := range []end{tun.a, tun.b} {
+			status, err := show(t.Context(), e.site.Node, binary(t, kiloportBinary), e.dev)
+			if err != nil {
+				t.Fatal(err)
+			}
+			peer, err := status.peer()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if peer.Mode != "fallback" || !strings.Contains(peer.Reason, "firewall") {
+				t.Errorf("%s is in mode %s (%s), want a fallback and its reason", e.dev, peer.Mode, peer.Reason)
+			}
+		}
+	})
+}
