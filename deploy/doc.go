@@ -1,0 +1,6 @@
+// Package deploy holds what a site is set up from: configuration files to copy
+// and fill in. It has no code; its tests load every file in the program that
+// reads it.
+//
+// Start with two-sites, a pair of files for the two ends of a tunnel.
+package deploy
