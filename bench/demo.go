@@ -14,6 +14,7 @@ import (
 	"kiloport/bench/netlab"
 	"kiloport/bench/netlab/capture"
 	"kiloport/bench/netlab/traffic"
+	"kiloport/bench/tunnels"
 )
 
 func init() { register(newDemo) }
@@ -90,7 +91,7 @@ const (
 type demo struct {
 	options demoOptions
 	out     io.Writer
-	tunnel  *tunnel
+	tunnel  *tunnels.Tunnel
 }
 
 func runDemo(ctx context.Context, o demoOptions, out io.Writer) (err error) {
@@ -109,11 +110,11 @@ func runDemo(ctx context.Context, o demoOptions, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	k := kiloport{o.kiloport, []string{fmt.Sprintf("Ports = %d", o.ports)}}
-	if d.tunnel, err = startTunnel(ctx, sites, k, k, tunnelConfig{ipv6: !o.ipv4}); err != nil {
+	k := tunnels.Kiloport{Binary: o.kiloport, Settings: []string{fmt.Sprintf("Ports = %d", o.ports)}}
+	if d.tunnel, err = tunnels.Start(ctx, sites, k, k, tunnels.Config{IPv6: !o.ipv4}); err != nil {
 		return err
 	}
-	if err := d.tunnel.awaitLanes(ctx, o.kiloport); err != nil {
+	if err := d.tunnel.AwaitLanes(ctx, o.kiloport); err != nil {
 		return err
 	}
 	return errors.Join(d.spread(ctx), d.roundTrips(ctx, bare))
@@ -139,8 +140,8 @@ func (d *demo) idle(ctx context.Context, from, to *netlab.Node, addr netip.Addr)
 
 // flowsPlan is the given number of TCP and UDP flows, over IPv4 and IPv6, and
 // pings beside, with a roll call to tell them apart outside.
-func (t *tunnel) flowsPlan(flows int, duration, interval time.Duration) traffic.Plan {
-	v4, v6 := t.b.site.Inner4(1).Addr(), t.b.site.Inner6(1).Addr()
+func flowsPlan(t *tunnels.Tunnel, flows int, duration, interval time.Duration) traffic.Plan {
+	v4, v6 := t.B.Site.Inner4(1).Addr(), t.B.Site.Inner6(1).Addr()
 	quarter := flows / 4
 	return traffic.Plan{
 		Duration: duration, RollCall: true,
@@ -165,14 +166,14 @@ type observation struct {
 
 // observe runs a plan through the tunnel while a capture watches the router's
 // interface towards site A.
-func (t *tunnel) observe(ctx context.Context, plan traffic.Plan) (*observation, error) {
+func observe(ctx context.Context, t *tunnels.Tunnel, plan traffic.Plan) (*observation, error) {
 	tap := newWiretap()
-	c, err := capture.Start(t.sites.Router, t.sites.A.RouterDev, capture.Config{OnPacket: tap.packet})
+	c, err := capture.Start(t.Sites.Router, t.Sites.A.RouterDev, capture.Config{OnPacket: tap.packet})
 	if err != nil {
 		return nil, err
 	}
 	o := &observation{}
-	o.result, err = traffic.Between(ctx, t.a.site.End(), t.b.site.End(), plan)
+	o.result, err = traffic.Between(ctx, t.A.Site.End(), t.B.Site.End(), plan)
 	wire, stopErr := c.Stop()
 	if err := errors.Join(err, stopErr); err != nil {
 		return nil, err
@@ -182,12 +183,12 @@ func (t *tunnel) observe(ctx context.Context, plan traffic.Plan) (*observation, 
 	}
 	o.wire = wire
 	if err := o.result.Check(); err != nil {
-		return o, fmt.Errorf("traffic through the tunnel: %w%s", err, t.unread())
+		return o, fmt.Errorf("traffic through the tunnel: %w%s", err, t.Unread())
 	}
-	if o.up, err = tap.lanes(o.result.RollCalls, t.a.outer); err != nil {
+	if o.up, err = tap.lanes(o.result.RollCalls, t.A.Outer); err != nil {
 		return o, fmt.Errorf("from site A: %w", err)
 	}
-	if o.down, err = tap.lanes(o.result.RollCalls, t.b.outer); err != nil {
+	if o.down, err = tap.lanes(o.result.RollCalls, t.B.Outer); err != nil {
 		return o, fmt.Errorf("from site B: %w", err)
 	}
 	return o, nil
@@ -196,7 +197,7 @@ func (t *tunnel) observe(ctx context.Context, plan traffic.Plan) (*observation, 
 // spread shows which outer flows hundreds of inner flows take.
 func (d *demo) spread(ctx context.Context) error {
 	o, t := d.options, d.tunnel
-	seen, err := t.observe(ctx, t.flowsPlan(o.flows, time.Duration(o.seconds)*time.Second, demoInterval))
+	seen, err := observe(ctx, t, flowsPlan(t, o.flows, time.Duration(o.seconds)*time.Second, demoInterval))
 	if err != nil {
 		return err
 	}
@@ -215,7 +216,7 @@ func (d *demo) spread(ctx context.Context) error {
 	d.line("an outer flow of its own", "%d of %d flows one way, %d of %d the other (told apart by packet length)", up.Alone, up.Flows, down.Alone, down.Flows)
 	d.line("kiloport show", "%d of %d lanes in use, %d shared, %d flows had to move", peer.Lanes.InUse, peer.Lanes.Agreed, peer.Lanes.Shared, peer.Lanes.Moved)
 	d.line("datagrams and messages", "%d sent, none lost, doubled or out of order in its flow", total.Up.Sent+total.Down.Sent)
-	if err := errors.Join(up.check(t.ipv6()), down.check(t.ipv6())); err != nil {
+	if err := errors.Join(up.check(t.IPv6()), down.check(t.IPv6())); err != nil {
 		return err
 	}
 	if peer.Lanes.InUse < up.Tuples {
@@ -224,18 +225,18 @@ func (d *demo) spread(ctx context.Context) error {
 	return nil
 }
 
-func (d *demo) peer(ctx context.Context) (*peerStatus, error) {
-	s, err := show(ctx, d.tunnel.a.site.Node, d.options.kiloport, d.tunnel.a.dev)
+func (d *demo) peer(ctx context.Context) (*tunnels.PeerStatus, error) {
+	s, err := tunnels.Show(ctx, d.tunnel.A.Site.Node, d.options.kiloport, d.tunnel.A.Dev)
 	if err != nil {
 		return nil, err
 	}
-	return s.peer()
+	return s.Peer()
 }
 
 // roundTrips shows throughput, and what a ping feels of it.
 func (d *demo) roundTrips(ctx context.Context, bare traffic.RTT) error {
-	a, b := d.tunnel.a.site.End(), d.tunnel.b.site.End()
-	to := d.tunnel.b.site.Inner4(1).Addr()
+	a, b := d.tunnel.A.Site.End(), d.tunnel.B.Site.End()
+	to := d.tunnel.B.Site.Inner4(1).Addr()
 	idle, err := d.idle(ctx, a, b, to)
 	if err != nil {
 		return err

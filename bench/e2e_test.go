@@ -17,18 +17,19 @@ import (
 	"kiloport/bench/netlab"
 	"kiloport/bench/netlab/capture"
 	"kiloport/bench/netlab/traffic"
+	"kiloport/bench/tunnels"
 )
 
-func ours(t *testing.T) daemon { t.Helper(); return kiloport{binary: binary(t, kiloportBinary)} }
+func ours(t *testing.T) tunnels.Daemon { t.Helper(); return tunnels.Kiloport{Binary: binary(t, kiloportBinary)} }
 
 // startOurs brings up kiloport on both sites, lanes agreed on.
-func startOurs(t *testing.T, s *netlab.Sites, ipv6 bool) *tunnel {
+func startOurs(t *testing.T, s *netlab.Sites, ipv6 bool) *tunnels.Tunnel {
 	t.Helper()
-	tun, err := startTunnel(t.Context(), s, ours(t), ours(t), tunnelConfig{ipv6: ipv6})
+	tun, err := tunnels.Start(t.Context(), s, ours(t), ours(t), tunnels.Config{IPv6: ipv6})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := tun.awaitLanes(t.Context(), binary(t, kiloportBinary)); err != nil {
+	if err := tun.AwaitLanes(t.Context(), binary(t, kiloportBinary)); err != nil {
 		t.Fatal(err)
 	}
 	return tun
@@ -41,7 +42,7 @@ func TestEveryFlowInItsOwnLane(t *testing.T) {
 	families(t, func(t *testing.T, ipv6 bool) {
 		s := netlab.ForTest(t, netlab.SitesConfig{})
 		tun := startOurs(t, s, ipv6)
-		seen, err := tun.observe(t.Context(), tun.flowsPlan(flows, 2*time.Second, 200*time.Millisecond))
+		seen, err := observe(t.Context(), tun, flowsPlan(tun, flows, 2*time.Second, 200*time.Millisecond))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -67,7 +68,7 @@ func TestBulkThroughTheTunnel(t *testing.T) {
 		s := netlab.ForTest(t, netlab.SitesConfig{})
 		tun := startOurs(t, s, ipv6)
 		v4, v6 := s.B.Inner4(1).Addr(), s.B.Inner6(1).Addr()
-		r, err := traffic.Between(t.Context(), tun.a.site.End(), tun.b.site.End(), traffic.Plan{
+		r, err := traffic.Between(t.Context(), tun.A.Site.End(), tun.B.Site.End(), traffic.Plan{
 			Duration: time.Second, Linger: 5 * time.Second,
 			Groups: []traffic.Group{
 				{Kind: traffic.TCPBulk, Count: 2, To: v4},
@@ -86,7 +87,7 @@ func TestBulkThroughTheTunnel(t *testing.T) {
 		}
 		beside := r.Groups[2]
 		t.Logf("beside %.0f Mbit/s up and %.0f down: %d of %d datagrams lost%s", r.Groups[0].Goodput/1e6, r.Groups[1].Goodput/1e6,
-			beside.Up.Lost+beside.Down.Lost, beside.Up.Sent+beside.Down.Sent, tun.unread())
+			beside.Up.Lost+beside.Down.Lost, beside.Up.Sent+beside.Down.Sent, tun.Unread())
 	})
 }
 
@@ -95,14 +96,14 @@ func misled(d traffic.Direction) bool { return d.Duplicated+d.Reordered+d.Corrup
 
 // stockCases are both roles, with and without a preshared key: site A, which
 // starts, and site B, which only answers.
-func stockCases(t *testing.T, test func(t *testing.T, atA, atB daemon, c tunnelConfig)) {
+func stockCases(t *testing.T, test func(t *testing.T, atA, atB tunnels.Daemon, c tunnels.Config)) {
 	preshared := make([]byte, 32)
 	if _, err := rand.Read(preshared); err != nil {
 		t.Fatal(err)
 	}
 	for i, psk := range [][]byte{nil, preshared} {
 		// Both families in both roles would only repeat themselves.
-		c := tunnelConfig{ipv6: i == 0, preshared: psk, responder: true}
+		c := tunnels.Config{IPv6: i == 0, Preshared: psk, Responder: true}
 		with := "without"
 		if psk != nil {
 			with = "with"
@@ -122,7 +123,7 @@ func checkOneOuterFlow(t *testing.T, seen *observation, from ...netip.Addr) {
 	t.Helper()
 	for _, addr := range from {
 		flows := outerFlows(seen.wire, addr)
-		if len(flows) != 1 || flows[0].Src.Port() != listenPort || flows[0].Dst.Port() != listenPort {
+		if len(flows) != 1 || flows[0].Src.Port() != tunnels.ListenPort || flows[0].Dst.Port() != tunnels.ListenPort {
 			t.Errorf("%d outer flows from %v: %+v; want one between the listen ports", len(flows), addr, flows)
 		}
 	}
@@ -130,30 +131,30 @@ func checkOneOuterFlow(t *testing.T, seen *observation, from ...netip.Addr) {
 
 // TestStockPeer runs flows between kiloport and wireguard-go.
 func TestStockPeer(t *testing.T) {
-	stockCases(t, func(t *testing.T, atA, atB daemon, c tunnelConfig) {
+	stockCases(t, func(t *testing.T, atA, atB tunnels.Daemon, c tunnels.Config) {
 		s := netlab.ForTest(t, netlab.SitesConfig{})
-		tun, err := startTunnel(t.Context(), s, atA, atB, c)
+		tun, err := tunnels.Start(t.Context(), s, atA, atB, c)
 		if err != nil {
 			t.Fatal(err)
 		}
-		seen, err := tun.observe(t.Context(), tun.flowsPlan(100, time.Second, demoInterval))
+		seen, err := observe(t.Context(), tun, flowsPlan(tun, 100, time.Second, demoInterval))
 		if err != nil {
 			t.Fatal(err)
 		}
-		checkOneOuterFlow(t, seen, tun.a.outer, tun.b.outer)
+		checkOneOuterFlow(t, seen, tun.A.Outer, tun.B.Outer)
 	})
 }
 
 // TestStockPeerMoves changes the initiator's outer address under traffic. What
 // is on its way at that time may be lost; nothing else.
 func TestStockPeerMoves(t *testing.T) {
-	stockCases(t, func(t *testing.T, atA, atB daemon, c tunnelConfig) {
+	stockCases(t, func(t *testing.T, atA, atB tunnels.Daemon, c tunnels.Config) {
 		s := netlab.ForTest(t, netlab.SitesConfig{})
-		tun, err := startTunnel(t.Context(), s, atA, atB, c)
+		tun, err := tunnels.Start(t.Context(), s, atA, atB, c)
 		if err != nil {
 			t.Fatal(err)
 		}
-		plan := tun.flowsPlan(40, 2*time.Second, 50*time.Millisecond)
+		plan := flowsPlan(tun, 40, 2*time.Second, 50*time.Millisecond)
 		plan.RollCall = false
 		moved := make(chan error, 1)
 		go func() {
@@ -165,15 +166,15 @@ func TestStockPeerMoves(t *testing.T) {
 			t.Fatal(err)
 		}
 		checkMove(t, during)
-		tun.a.outer = newAddr4
-		if c.ipv6 {
-			tun.a.outer = newAddr6
+		tun.A.Outer = newAddr4
+		if c.IPv6 {
+			tun.A.Outer = newAddr6
 		}
-		after, err := tun.observe(t.Context(), tun.flowsPlan(40, 500*time.Millisecond, demoInterval))
+		after, err := observe(t.Context(), tun, flowsPlan(tun, 40, 500*time.Millisecond, demoInterval))
 		if err != nil {
 			t.Fatal(err)
 		}
-		checkOneOuterFlow(t, after, tun.a.outer, tun.b.outer)
+		checkOneOuterFlow(t, after, tun.A.Outer, tun.B.Outer)
 	})
 }
 
@@ -214,22 +215,22 @@ func checkMove(t *testing.T, r *traffic.Result) {
 // side by side.
 func TestStockPeerAcrossRekey(t *testing.T) {
 	const rekeyAfter = 120 * time.Second
-	stockCases(t, func(t *testing.T, atA, atB daemon, c tunnelConfig) {
+	stockCases(t, func(t *testing.T, atA, atB tunnels.Daemon, c tunnels.Config) {
 		t.Parallel()
 		s := netlab.ForTest(t, netlab.SitesConfig{})
-		tun, err := startTunnel(t.Context(), s, atA, atB, c)
+		tun, err := tunnels.Start(t.Context(), s, atA, atB, c)
 		if err != nil {
 			t.Fatal(err)
 		}
 		handshakes := countHandshakes(t, s)
-		seen, err := tun.observe(t.Context(), tun.flowsPlan(40, rekeyAfter+10*time.Second, 100*time.Millisecond))
+		seen, err := observe(t.Context(), tun, flowsPlan(tun, 40, rekeyAfter+10*time.Second, 100*time.Millisecond))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if handshakes() == 0 {
 			t.Error("there was no rekey")
 		}
-		checkOneOuterFlow(t, seen, tun.a.outer, tun.b.outer)
+		checkOneOuterFlow(t, seen, tun.A.Outer, tun.B.Outer)
 	})
 }
 
@@ -252,7 +253,7 @@ type footprint struct{ resident, sockets int }
 
 func startWithPeers(t *testing.T, s *netlab.Sites, dev string, peers int) footprint {
 	t.Helper()
-	removeSocket(s.Lab, dev)
+	tunnels.RemoveSocket(s.Lab, dev)
 	p, err := s.A.Start(exec.Command(binary(t, kiloportBinary), "-f", dev))
 	if err != nil {
 		t.Fatal(err)
@@ -270,7 +271,7 @@ func startWithPeers(t *testing.T, s *netlab.Sites, dev string, peers int) footpr
 		fmt.Fprintf(&request, "allowed_ip=10.%d.%d.%d/32\n", 100+i>>16, i>>8&0xff, i&0xff)
 	}
 	request.WriteByte('\n')
-	if err := awaitDaemon(t.Context(), p, func() error { return configure(dev, request.String()) }); err != nil {
+	if err := tunnels.AwaitDaemon(t.Context(), p, func() error { return tunnels.Configure(dev, request.String()) }); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.A.Up(dev, 0); err != nil {

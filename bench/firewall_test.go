@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"kiloport/bench/netlab"
+	"kiloport/bench/tunnels"
 )
 
 // TestFirewallThatAdmitsOnePort puts a firewall between the sites that lets
@@ -19,11 +20,11 @@ func TestFirewallThatAdmitsOnePort(t *testing.T) {
 		if out, err := s.Router.Run(t.Context(), "nft", rules); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
-		tun, err := startTunnel(t.Context(), s, ours(t), ours(t), tunnelConfig{ipv6: ipv6})
+		tun, err := tunnels.Start(t.Context(), s, ours(t), ours(t), tunnels.Config{IPv6: ipv6})
 		if err != nil {
 			t.Fatal(err)
 		}
-		seen, err := tun.observe(t.Context(), tun.flowsPlan(100, 4*time.Second, demoInterval))
+		seen, err := observe(t.Context(), tun, flowsPlan(tun, 100, 4*time.Second, demoInterval))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -32,17 +33,17 @@ func TestFirewallThatAdmitsOnePort(t *testing.T) {
 				t.Errorf("from site %s: %+v, want one outer flow", from, got)
 			}
 		}
-		for _, e := range []end{tun.a, tun.b} {
-			status, err := show(t.Context(), e.site.Node, binary(t, kiloportBinary), e.dev)
+		for _, e := range []tunnels.End{tun.A, tun.B} {
+			status, err := tunnels.Show(t.Context(), e.Site.Node, binary(t, kiloportBinary), e.Dev)
 			if err != nil {
 				t.Fatal(err)
 			}
-			peer, err := status.peer()
+			peer, err := status.Peer()
 			if err != nil {
 				t.Fatal(err)
 			}
 			if peer.Mode != "fallback" || !strings.Contains(peer.Reason, "firewall") {
-				t.Errorf("%s is in mode %s (%s), want a fallback and its reason", e.dev, peer.Mode, peer.Reason)
+				t.Errorf("%s is in mode %s (%s), want a fallback and its reason", e.Dev, peer.Mode, peer.Reason)
 			}
 		}
 	})

@@ -13,6 +13,7 @@ import (
 
 	"kiloport/bench/netlab"
 	"kiloport/bench/netlab/traffic"
+	"kiloport/bench/tunnels"
 )
 
 // built is the folder of the binaries that the tests drive.
@@ -62,7 +63,7 @@ func binary(t *testing.T, build func() (string, error)) string {
 }
 
 // stock is a WireGuard peer that has never heard of kiloport.
-func stock(t *testing.T) daemon { t.Helper(); return wireguardGo{binary(t, wireguardGoBinary)} }
+func stock(t *testing.T) tunnels.Daemon { t.Helper(); return tunnels.WireguardGo{Binary: binary(t, wireguardGoBinary)} }
 
 // families runs a test over both families of outer addresses.
 func families(t *testing.T, test func(t *testing.T, ipv6 bool)) {
@@ -75,12 +76,12 @@ func families(t *testing.T, test func(t *testing.T, ipv6 bool)) {
 func TestStockTunnelIsOneFlow(t *testing.T) {
 	families(t, func(t *testing.T, ipv6 bool) {
 		s := netlab.ForTest(t, netlab.SitesConfig{})
-		tun, err := startTunnel(t.Context(), s, stock(t), stock(t), tunnelConfig{ipv6: ipv6})
+		tun, err := tunnels.Start(t.Context(), s, stock(t), stock(t), tunnels.Config{IPv6: ipv6})
 		if err != nil {
 			t.Fatal(err)
 		}
 		const flows = 100
-		seen, err := tun.observe(t.Context(), tun.flowsPlan(flows, 500*time.Millisecond, demoInterval))
+		seen, err := observe(t.Context(), tun, flowsPlan(tun, flows, 500*time.Millisecond, demoInterval))
 		if err != nil {
 			t.Fatal(err)
 		}

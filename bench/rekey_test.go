@@ -12,6 +12,7 @@ import (
 	"kiloport/bench/netlab"
 	"kiloport/bench/netlab/capture"
 	"kiloport/bench/netlab/traffic"
+	"kiloport/bench/tunnels"
 )
 
 // hastyBinary is kiloport with keys that last two seconds: the program's own
@@ -33,12 +34,12 @@ var hastyBinary = sync.OnceValues(func() (string, error) {
 func TestRekeysUnderTraffic(t *testing.T) {
 	families(t, func(t *testing.T, ipv6 bool) {
 		s := netlab.ForTest(t, netlab.SitesConfig{})
-		hasty := kiloport{binary: binary(t, hastyBinary)}
-		tun, err := startTunnel(t.Context(), s, hasty, hasty, tunnelConfig{ipv6: ipv6})
+		hasty := tunnels.Kiloport{Binary: binary(t, hastyBinary)}
+		tun, err := tunnels.Start(t.Context(), s, hasty, hasty, tunnels.Config{IPv6: ipv6})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := tun.awaitLanes(t.Context(), hasty.binary); err != nil {
+		if err := tun.AwaitLanes(t.Context(), hasty.Binary); err != nil {
 			t.Fatal(err)
 		}
 		handshakes := countHandshakes(t, s)
@@ -56,12 +57,12 @@ func TestRekeysUnderTraffic(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := r.Check(); err != nil {
-			t.Errorf("%v%s", err, tun.unread())
+			t.Errorf("%v%s", err, tun.Unread())
 		}
 		if n := handshakes(); n < 3 {
 			t.Errorf("%d handshakes, want at least three rekeys", n)
 		}
-		if err := tun.a.checkLanes(t.Context(), hasty.binary); err != nil {
+		if err := tun.A.CheckLanes(t.Context(), hasty.Binary); err != nil {
 			t.Errorf("after the rekeys: %v", err)
 		}
 	})

@@ -9,6 +9,7 @@ import (
 
 	"kiloport/bench/netlab/capture"
 	"kiloport/bench/netlab/traffic"
+	"kiloport/bench/tunnels"
 )
 
 // maxSightings bounds what a wiretap remembers, 64 MiB or so.
@@ -111,7 +112,7 @@ func (w *wiretap) laneOf(call traffic.RollCall, messages []sighting) (lane, erro
 
 // isLaneZero tells whether this is the ordinary path between the listen ports.
 func (l lane) isLaneZero() bool {
-	return l.tuple.Src.Port() == listenPort && l.tuple.Dst.Port() == listenPort
+	return l.tuple.Src.Port() == tunnels.ListenPort && l.tuple.Dst.Port() == tunnels.ListenPort
 }
 
 // byLength sorts out what one address sent, in the order of time.

@@ -10,6 +10,7 @@ import (
 
 	"kiloport/bench/netlab/capture"
 	"kiloport/bench/netlab/traffic"
+	"kiloport/bench/tunnels"
 )
 
 var (
@@ -54,7 +55,7 @@ func TestWiretapFindsLanes(t *testing.T) {
 		},
 		{
 			name:    "control messages of the same length",
-			packets: []*capture.Packet{tapped(1, 1001, 1, 160), tapped(1, listenPort, 5, 160)},
+			packets: []*capture.Packet{tapped(1, 1001, 1, 160), tapped(1, tunnels.ListenPort, 5, 160)},
 			calls:   []traffic.RollCall{turn(0, 160, 1, 3)},
 			want:    spreading{Flows: 1, Tuples: 1, Ports: 1, Labels: 1, Alone: 1}, ok: true,
 		},

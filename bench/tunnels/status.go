@@ -1,4 +1,4 @@
-package main
+package tunnels
 
 import (
 	"bytes"
@@ -12,17 +12,18 @@ import (
 	"kiloport/bench/netlab"
 )
 
-// A status is what `kiloport show NAME --json` says, as far as it is used here.
-type status struct {
+// A Status is what `kiloport show NAME --json` says, as far as it is used here.
+type Status struct {
 	Up   bool `json:"up"`
 	Pool struct {
 		Limit int `json:"limit"` // source ports that can be had
 		Open  int `json:"open"`
 	} `json:"pool"`
-	Peers []peerStatus `json:"peers"`
+	Peers []PeerStatus `json:"peers"`
 }
 
-type peerStatus struct {
+// PeerStatus is one peer of a [Status].
+type PeerStatus struct {
 	Mode   string `json:"mode"`
 	Reason string `json:"reason"`
 	Lanes  struct {
@@ -34,11 +35,11 @@ type peerStatus struct {
 	Drops map[string]uint64 `json:"drops"`
 }
 
-// modeDirect is the mode of a peer in which data goes on lanes of their own.
-const modeDirect = "direct"
+// ModeDirect is the mode of a peer in which data goes on lanes of their own.
+const ModeDirect = "direct"
 
-// show asks the daemon of an interface how it is.
-func show(ctx context.Context, node *netlab.Node, binary, dev string) (*status, error) {
+// Show asks the daemon of an interface how it is.
+func Show(ctx context.Context, node *netlab.Node, binary, dev string) (*Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	var out bytes.Buffer
@@ -54,29 +55,29 @@ func show(ctx context.Context, node *netlab.Node, binary, dev string) (*status, 
 	return parseStatus(out.Bytes())
 }
 
-func parseStatus(b []byte) (*status, error) {
-	var s status
+func parseStatus(b []byte) (*Status, error) {
+	var s Status
 	if err := json.Unmarshal(b, &s); err != nil {
 		return nil, fmt.Errorf("read what kiloport show --json printed: %w", err)
 	}
 	return &s, nil
 }
 
-// peer is the one peer of a demonstration's daemon.
-func (s *status) peer() (*peerStatus, error) {
+// Peer is the one peer of a demonstration's daemon.
+func (s *Status) Peer() (*PeerStatus, error) {
 	if len(s.Peers) != 1 {
 		return nil, fmt.Errorf("kiloport show tells of %d peers, not of one", len(s.Peers))
 	}
 	return &s.Peers[0], nil
 }
 
-// awaitLanes returns when both ends have agreed on lanes and use them.
-func (t *tunnel) awaitLanes(ctx context.Context, binary string) error {
+// AwaitLanes returns when both ends have agreed on lanes and use them.
+func (t *Tunnel) AwaitLanes(ctx context.Context, binary string) error {
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
-	for _, e := range []end{t.a, t.b} {
+	for _, e := range []End{t.A, t.B} {
 		for {
-			err := e.checkLanes(ctx, binary)
+			err := e.CheckLanes(ctx, binary)
 			if err == nil {
 				break
 			}
@@ -89,17 +90,19 @@ func (t *tunnel) awaitLanes(ctx context.Context, binary string) error {
 	return nil
 }
 
-func (e end) checkLanes(ctx context.Context, binary string) error {
-	s, err := show(ctx, e.site.Node, binary, e.dev)
+// CheckLanes is nil if the end has agreed on lanes and uses them; binary is
+// kiloport.
+func (e End) CheckLanes(ctx context.Context, binary string) error {
+	s, err := Show(ctx, e.Site.Node, binary, e.Dev)
 	if err != nil {
 		return err
 	}
-	peer, err := s.peer()
+	peer, err := s.Peer()
 	if err != nil {
 		return err
 	}
-	if peer.Mode != modeDirect || peer.Lanes.Agreed == 0 {
-		return fmt.Errorf("%s is in mode %s with %d lanes agreed on: %s", e.dev, peer.Mode, peer.Lanes.Agreed, peer.Reason)
+	if peer.Mode != ModeDirect || peer.Lanes.Agreed == 0 {
+		return fmt.Errorf("%s is in mode %s with %d lanes agreed on: %s", e.Dev, peer.Mode, peer.Lanes.Agreed, peer.Reason)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package main
+package tunnels
 
 import "testing"
 
@@ -9,18 +9,18 @@ func TestParseStatus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	peer, err := s.peer()
+	peer, err := s.Peer()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Pool.Limit != 1000 || s.Pool.Open != 12 || peer.Mode != modeDirect || peer.Lanes.Agreed != 1024 ||
+	if s.Pool.Limit != 1000 || s.Pool.Open != 12 || peer.Mode != ModeDirect || peer.Lanes.Agreed != 1024 ||
 		peer.Lanes.InUse != 2 || peer.Lanes.Shared != 1 || peer.Lanes.Moved != 4 || peer.Drops["replay"] != 5 {
 		t.Errorf("%+v", s)
 	}
 	if _, err := parseStatus([]byte("no JSON")); err == nil {
 		t.Error("no JSON was read")
 	}
-	if _, err := (&status{}).peer(); err == nil {
+	if _, err := (&Status{}).Peer(); err == nil {
 		t.Error("a status without a peer has one")
 	}
 }

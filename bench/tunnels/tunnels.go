@@ -1,0 +1,182 @@
+// Package tunnels brings up tunnels between the two sites of a network lab: one
+// small adapter for each program that people use, ours and others'.
+//
+// Start with [Start], which takes a [Daemon] for each end, or with [ByName],
+// which knows them all by the names of the command line. [Show] reads what
+// `kiloport show` says of its own.
+//
+// Limits: every adapter needs its program installed, and says which package has
+// it if not. All run with the settings that their documentation begins with.
+package tunnels
+
+import (
+	"context"
+	"crypto/ecdh"
+	"crypto/rand"
+	"crypto/rsa"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"kiloport/bench/netlab"
+	"kiloport/bench/netlab/traffic"
+)
+
+// ListenPort is where both ends of a tunnel listen: WireGuard's customary port.
+const ListenPort = 51820
+
+// tunnelMTU leaves room for the outer headers of IPv6 and of WireGuard in 1500.
+const tunnelMTU = 1420
+
+// socketFolder is where userspace implementations of WireGuard are controlled.
+const socketFolder = "/var/run/wireguard"
+
+// startPatience bounds how long a daemon may take until it can be used.
+const startPatience = 15 * time.Second
+
+// A Daemon is a program that can be one end of a tunnel.
+type Daemon interface {
+	// Up starts the daemon on the site of mine and returns when its link,
+	// addresses and routes are there.
+	Up(ctx context.Context, mine, theirs *End, c *Config) error
+	// Version is what the program calls its version.
+	Version(ctx context.Context) (string, error)
+}
+
+// A Config is what the two ends of a tunnel have to agree on.
+type Config struct {
+	// IPv6 makes the outer packets IPv6.
+	IPv6 bool
+	// Preshared is the preshared key, nil for none.
+	Preshared []byte
+	// Responder makes site B only answer: it does not know where site A is.
+	Responder bool
+}
+
+// An End is one site with the tunnel interface on it.
+type End struct {
+	Site *netlab.Site
+	// Dev is the tunnel interface, of a name that no other lab uses.
+	Dev string
+	// Key is the end's private key.
+	Key *ecdh.PrivateKey
+	// Outer is the address that the other end sends to.
+	Outer netip.Addr
+	// Hidden is whether the other end has to find out Outer by itself.
+	Hidden bool
+	// Process is the daemon, nil where the kernel is.
+	Process *netlab.Process
+
+	rsa    *rsa.PrivateKey // where a daemon wants one
+	shared string          // a folder that both ends' daemons read
+}
+
+// A Tunnel joins the two sites.
+type Tunnel struct {
+	Sites *netlab.Sites
+	A, B  End
+}
+
+// Start brings up a daemon on each site and returns when pings get
+// through.
+func Start(ctx context.Context, s *netlab.Sites, atA, atB Daemon, c Config) (*Tunnel, error) {
+	t := &Tunnel{
+		Sites: s,
+		A:     End{Site: s.A, Dev: s.Unique("kpa"), Outer: s.A.Addr4, Hidden: c.Responder},
+		B:     End{Site: s.B, Dev: s.Unique("kpb"), Outer: s.B.Addr4},
+	}
+	if c.IPv6 {
+		t.A.Outer, t.B.Outer = s.A.Addr6, s.B.Addr6
+	}
+	for _, e := range []*End{&t.A, &t.B} {
+		key, err := ecdh.X25519().GenerateKey(rand.Reader)
+		if err != nil {
+			return nil, fmt.Errorf("make a key: %w", err)
+		}
+		e.Key = key
+		RemoveSocket(s.Lab, e.Dev)
+	}
+	if err := atB.Up(ctx, &t.B, &t.A, &c); err != nil {
+		return nil, err
+	}
+	if err := atA.Up(ctx, &t.A, &t.B, &c); err != nil {
+		return nil, err
+	}
+	return t, t.await(ctx)
+}
+
+// Unread tells how many packets the kernel dropped because a daemon did not take
+// them from its tunnel interface in time, as the tail of an error message.
+func (t *Tunnel) Unread() string {
+	total := uint64(0)
+	for _, e := range []End{t.A, t.B} {
+		link, err := e.Site.Link(e.Dev)
+		if err != nil {
+			return "; " + err.Error()
+		}
+		if s := link.Attrs().Statistics; s != nil {
+			total += s.TxDropped
+		}
+	}
+	if total == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; %d packets never reached a daemon, because the queue of its tunnel interface was full: is this machine busy with something else?", total)
+}
+
+// RemoveSocket removes a control socket when the lab closes; a daemon that was
+// killed leaves it behind.
+func RemoveSocket(lab *netlab.Lab, dev string) {
+	lab.OnClose(func() error {
+		err := os.Remove(filepath.Join(socketFolder, dev+".sock"))
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		return err
+	})
+}
+
+// IPv6 tells whether the tunnel's outer packets are IPv6.
+func (t *Tunnel) IPv6() bool { return t.A.Outer.Is6() }
+
+// await returns when pings get through the tunnel, both families.
+func (t *Tunnel) await(ctx context.Context) error {
+	r, err := traffic.Between(ctx, t.A.Site.End(), t.B.Site.End(), traffic.Plan{
+		OpenTimeout: startPatience,
+		Groups: []traffic.Group{
+			{Kind: traffic.ICMPEcho, Count: 1, To: t.B.Site.Inner4(1).Addr()},
+			{Kind: traffic.ICMPEcho, Count: 1, To: t.B.Site.Inner6(1).Addr()},
+		},
+	})
+	if err != nil {
+		return err
+	}
+	if err := r.Check(); err != nil {
+		return fmt.Errorf("nothing gets through the tunnel: %w", err)
+	}
+	return nil
+}
+
+// AwaitDaemon tries until the daemon is ready. That its process ends well is no
+// failure: it may have gone to the background.
+func AwaitDaemon(ctx context.Context, p *netlab.Process, ready func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	for {
+		err := ready()
+		if err == nil {
+			return nil
+		}
+		if failed := p.Err(); failed != nil {
+			return failed
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the daemon was not ready in time: %w; it said: %q", err, p.Output())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
