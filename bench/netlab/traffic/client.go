@@ -15,7 +15,8 @@ type runner interface {
 	// roundTrip sends a packet of the given length, IP header included, and
 	// waits for one of the same length that answers it.
 	roundTrip(ctx context.Context, inner int) (time.Duration, error)
-	load(ctx context.Context, start, end time.Time) error
+	// load sends in the flow's part of the load, which is still to come.
+	load(ctx context.Context, w window) error
 	settle(ctx context.Context) error
 	close()
 	// result fills in what this end knows, after close, and tells how many
@@ -23,9 +24,17 @@ type runner interface {
 	result(f *Flow) (*samples, uint64)
 }
 
+// A window is a flow's part of the load.
+type window struct {
+	origin     time.Time // when the whole load begins
+	from       int64     // origin by the clock in the headers
+	start, end time.Time
+}
+
 // A client carries out a plan.
 type client struct {
 	plan  Plan
+	epoch time.Time // when the clock in the headers was 0
 	flows []*clientFlow
 }
 
@@ -39,20 +48,21 @@ type clientFlow struct {
 }
 
 func newClient(plan Plan) *client {
-	c := &client{plan: plan}
-	epoch := time.Now()
-	clock := func() int64 { return int64(time.Since(epoch)) }
+	c := &client{plan: plan, epoch: time.Now()}
+	clock := func() int64 { return int64(time.Since(c.epoch)) }
 	run := rand.Uint32()
 	for i := range plan.Groups {
 		g := &plan.Groups[i]
 		for range g.Count {
 			f := &clientFlow{group: i, id: len(c.flows)}
-			h := header{run: run, flow: uint32(f.id)}
+			h := header{run: run, flow: uint32(f.id), tos: g.TOS}
 			switch g.Kind {
 			case TCPBulk, TCPEcho:
-				f.runner = newStreamFlow(g, h, clock)
+				f.runner = newStreamFlow(&c.plan, g, h, clock)
+			case TCPBurst:
+				f.runner = newBurstFlow(&c.plan, g, h, clock)
 			default:
-				f.runner = newDatagramFlow(g, h, clock)
+				f.runner = newDatagramFlow(&c.plan, g, h, clock)
 			}
 			c.flows = append(c.flows, f)
 		}
@@ -95,7 +105,7 @@ func (c *client) each(ctx context.Context, patience time.Duration, do func(conte
 func (c *client) probeIdle(ctx context.Context, s *samples) {
 	var probe *clientFlow
 	for _, f := range c.flows {
-		if kind := c.plan.Groups[f.group].Kind; f.err == nil && kind != TCPBulk && kind != TCPEcho {
+		if f.err == nil && !c.plan.Groups[f.group].Kind.tcp() {
 			probe = f
 			break
 		}
@@ -114,27 +124,41 @@ func (c *client) probeIdle(ctx context.Context, s *samples) {
 	}
 }
 
-// load fills the path, the flows of a group evenly apart in time, and waits for
-// what is still on its way.
+// load fills the path and waits for what is still on its way.
 func (c *client) load(ctx context.Context, r *Result) {
 	if c.plan.Duration <= 0 {
 		return
 	}
 	r.LoadFrom = time.Now()
-	end := r.LoadFrom.Add(c.plan.Duration)
+	r.LoadTo = r.LoadFrom.Add(c.plan.Duration)
 	patience := c.plan.Duration + c.plan.Linger
 	c.each(ctx, patience, func(ctx context.Context, f *clientFlow) error {
-		g := &c.plan.Groups[f.group]
-		offset := g.Interval * time.Duration(f.id%g.Count) / time.Duration(g.Count)
-		err := f.load(ctx, r.LoadFrom.Add(offset), end)
+		w := c.window(f, r.LoadFrom)
+		err := f.load(ctx, w)
 		if err == nil {
-			sleep(ctx, time.Until(end))
+			sleep(ctx, time.Until(w.end))
 			err = f.settle(ctx)
 		}
-		f.elapsed = time.Since(r.LoadFrom)
+		g := &c.plan.Groups[f.group]
+		f.elapsed = time.Since(r.LoadFrom.Add(g.Start))
+		if g.Kind == TCPBulk && c.plan.Abandon {
+			f.elapsed = g.stop(c.plan.Duration) - g.Start
+		}
 		return err
 	})
-	r.LoadTo = end
+}
+
+// window puts the flows of a group evenly apart in time, except bulk flows.
+func (c *client) window(f *clientFlow, origin time.Time) window {
+	g := &c.plan.Groups[f.group]
+	start := g.Start
+	if g.Kind != TCPBulk {
+		start += g.Interval * time.Duration(f.id%g.Count) / time.Duration(g.Count)
+	}
+	return window{
+		origin: origin, from: int64(origin.Sub(c.epoch)),
+		start: origin.Add(start), end: origin.Add(g.stop(c.plan.Duration)),
+	}
 }
 
 // collect closes all flows and puts down what became of them.
@@ -170,14 +194,7 @@ func (r *Result) merge(plan *Plan, report *serverReport) {
 	for i := range r.Flows {
 		f := &r.Flows[i]
 		if f.Kind != ICMPEcho {
-			served := report.Flows[f.ID]
-			sent := f.Up.Sent
-			f.Up = served.Received
-			f.Up.account(sent)
-			f.Down.account(served.Sent)
-			if f.Error == "" {
-				f.Error = served.Error
-			}
+			f.merge(plan, report.Flows[f.ID])
 		}
 		g := &r.Groups[f.Group]
 		g.Kind = plan.Groups[f.Group].Kind
@@ -193,5 +210,31 @@ func (r *Result) merge(plan *Plan, report *serverReport) {
 		if g.Elapsed > 0 {
 			g.Goodput = float64(g.Up.Bytes+g.Down.Bytes) * 8 / g.Elapsed.Seconds()
 		}
+	}
+}
+
+// merge adds what the server knows of the flow.
+func (f *Flow) merge(plan *Plan, served serverFlow) {
+	up, down := f.Up.Sent, served.Sent
+	f.Up = served.Received
+	if f.Kind == TCPBulk && plan.Abandon {
+		up, down = f.Up.Received, f.Down.Received // the rest was cut off, not lost
+	}
+	f.Up.account(up)
+	f.Down.account(down)
+	if f.Kind == TCPBurst {
+		f.Up.Reordered, f.Down.Reordered = 0, 0 // connections have no order among them
+	}
+	if f.Error == "" {
+		f.Error = served.Error
+	}
+	if f.TCP == nil {
+		f.TCP = served.TCP
+	}
+	if plan.Series && f.Series == nil && served.Bins != nil {
+		f.Series = &Series{Bytes: served.Bins}
+	}
+	if f.Series != nil && f.Kind == TCPBulk {
+		f.Series.complete(plan)
 	}
 }

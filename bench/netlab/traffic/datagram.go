@@ -40,10 +40,15 @@ type datagramFlow struct {
 	down    tracker
 	corrupt uint64
 	rtt     samples
+	from    int64 // when the load began
+	probes  probeLog
 }
 
-func newDatagramFlow(g *Group, h header, clock func() int64) *datagramFlow {
-	return &datagramFlow{group: g, header: h, clock: clock, asker: newAsker(askAgain), done: make(chan struct{})}
+func newDatagramFlow(p *Plan, g *Group, h header, clock func() int64) *datagramFlow {
+	return &datagramFlow{
+		group: g, header: h, clock: clock, asker: newAsker(askAgain), done: make(chan struct{}),
+		probes: probeLog{on: p.Series && g.Kind.echoes(), patience: min(p.Linger, latest)},
+	}
 }
 
 func (f *datagramFlow) open(ctx context.Context, port uint16) (err error) {
@@ -88,6 +93,7 @@ func (f *datagramFlow) arrived(b []byte) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.probes.answer(h.time, rtt)
 	before := f.down.received
 	f.down.add(h.number, len(b))
 	if f.down.received != before {
@@ -107,17 +113,21 @@ func (f *datagramFlow) roundTrip(ctx context.Context, inner int) (time.Duration,
 }
 
 // load sends until the end, one datagram in every interval.
-func (f *datagramFlow) load(_ context.Context, start, end time.Time) error {
+func (f *datagramFlow) load(_ context.Context, w window) error {
 	h := f.header
 	h.kind = typeEcho
 	if f.group.Kind == UDPStream {
 		h.kind = typeStream
 	}
 	b := make([]byte, f.group.Size)
-	pace := pacer{next: start, interval: f.group.Interval}
-	for f.sent < maxNumber && pace.wait(end) {
+	f.from = w.from
+	pace := pacer{next: w.start, interval: f.group.Interval}
+	for f.sent < maxNumber && pace.wait(w.end) {
 		h.number, h.time = f.sent, f.clock()
 		h.put(b)
+		f.mu.Lock()
+		f.probes.send(h.time)
+		f.mu.Unlock()
 		if err := ignoreRefusal(f.carrier.send(b)); err != nil {
 			return fmt.Errorf("send datagram %d: %w", f.sent, err)
 		}
@@ -163,6 +173,7 @@ func (f *datagramFlow) result(r *Flow) (*samples, uint64) {
 		return &f.rtt, 0
 	}
 	r.Src, r.Dst = f.carrier.addrs()
+	r.Series = f.probes.series(f.from)
 	r.Up.Sent = f.sent
 	r.Down = f.down.direction(0)
 	r.Down.Corrupted = f.corrupt
@@ -192,7 +203,7 @@ type udpCarrier struct {
 }
 
 func dialUDP(ctx context.Context, to netip.AddrPort, tos uint8) (*udpCarrier, error) {
-	d := net.Dialer{Control: withTOS(tos)}
+	d := net.Dialer{Control: onDial(func(fd int) error { return setTOS(fd, tos) })}
 	conn, err := d.DialContext(ctx, "udp", to.String())
 	if err != nil {
 		return nil, err

@@ -85,6 +85,8 @@ func Between(ctx context.Context, client, server *netlab.Node, plan Plan) (*Resu
 	return &result, nil
 }
 
+const dctcp = "dctcp"
+
 // server is what the plan needs of its server.
 func (p *Plan) server() serverConfig {
 	c := serverConfig{Port: p.Port}
@@ -93,6 +95,11 @@ func (p *Plan) server() serverConfig {
 		if g.Kind != ICMPEcho && !seen[g.To] {
 			seen[g.To] = true
 			c.Addrs = append(c.Addrs, g.To)
+		}
+		// Only a listener with DCTCP accepts the ECN that DCTCP asks for, as
+		// its first packet already is ECN-capable.
+		if g.Congestion == dctcp {
+			c.Congestion = dctcp
 		}
 	}
 	return c

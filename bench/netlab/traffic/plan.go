@@ -12,9 +12,13 @@
 // encrypted tunnel from outside: the flows take turns to send packets of lengths
 // that no other flow has at that time. See [RollCall].
 //
+// For the course of the load, rather than its sum, see [Plan.Series]; for loads
+// that start one after the other, [Group.Start].
+//
 // Limits: 65 536 flows, 2^26 datagrams a flow, one server address for a group of
 // flows. Senders wait for timers of the Go runtime, so an interval under a
-// millisecond is kept on average only.
+// millisecond is kept on average only. All waits sleep or block, so that it also
+// runs where the clock stands still while a program computes; see [Plan.Virtual].
 package traffic
 
 import (
@@ -40,6 +44,11 @@ const (
 	UDPStream Kind = "udp-stream"
 	// ICMPEcho sends an echo request (ping) in every interval.
 	ICMPEcho Kind = "icmp-echo"
+	// TCPBurst opens a new connection in every interval, whether or not the
+	// one before is through, asks for [Group.Size] bytes and closes it: the
+	// load of somebody who browses. What took longer than [Plan.Linger], or
+	// failed, counts as lost.
+	TCPBurst Kind = "tcp-burst"
 )
 
 // A Group is a number of flows that are alike.
@@ -48,16 +57,27 @@ type Group struct {
 	Count int
 	// To is the server's address; its family decides the flows'.
 	To netip.Addr
-	// Size is the length of a datagram's or message's payload in bytes, at
-	// least 48; 0 means 200. Bulk flows ignore it.
+	// Size is the length of a datagram's or message's payload in bytes, 48 to
+	// 1400; 0 means 200. A TCPBurst gets 48 bytes to 64 MiB; 0 means 100 000.
+	// Bulk flows ignore it.
 	Size int
 	// Interval is the time between a flow's datagrams or messages; 0 means
-	// 100 ms, except for UDPStream, where it means without a pause.
+	// 100 ms, except for TCPBurst, where it means 1 s, and for UDPStream,
+	// where it means without a pause (but see [Plan.Virtual]).
 	Interval time.Duration
+	// Start and Stop bound the group's part of the load, counted from the
+	// start of the whole load; a Stop of 0 means to the end of it. All bulk
+	// flows of a group start together, others evenly apart in an interval.
+	Start, Stop time.Duration
 	// Down makes the server the sender of a TCPBulk flow.
 	Down bool
-	// TOS is the IPv4 type of service or IPv6 traffic class.
+	// TOS is the IPv4 type of service or IPv6 traffic class, of both ends'
+	// packets: what opens a TCP connection at the server has none yet.
 	TOS uint8
+	// Congestion is the congestion control of both ends of TCP flows, one of
+	// the nodes' net.ipv4.tcp_available_congestion_control; empty means the
+	// nodes' default. A flow fails if a kernel does not have it.
+	Congestion string
 }
 
 // A Plan is what a client does, in this order: open every flow and wait until
@@ -78,18 +98,59 @@ type Plan struct {
 	IdleProbes int
 	// RollCall makes the flows tell themselves apart before and after the load.
 	RollCall bool
+	// Series keeps the course of every flow's load in [Flow.Series], 24 bytes
+	// a probe, and for bulk flows the bytes received in every Bin, 0 meaning
+	// 200 ms.
+	Series bool
+	Bin    time.Duration
+	// Abandon cuts bulk flows off at the end of their load. What had been
+	// received until then counts, to the byte, and nothing counts as lost or
+	// as a failure. Without it a bulk flow ends when the receiver has got, and
+	// confirmed, all that the sender's socket had taken.
+	Abandon bool
+	// Virtual says that the nodes' clock moves only when everything sleeps,
+	// as User-Mode Linux has it with time-travel: a UDPStream without a pause
+	// would stop it, and sends a datagram every 10 µs instead.
+	Virtual bool
 }
 
 const (
 	defaultPort   = 5201
 	minSize       = headerSize + 8
 	maxSize       = 1400
+	maxBurst      = 64 << 20
 	maxFlows      = 1 << 16
 	bulkFrameSize = 16 << 10
+	// virtualInterval is a UDPStream's where it must not send without a pause.
+	virtualInterval = 10 * time.Microsecond
 )
 
 // complete fills in the defaults and checks the rest.
 func (p *Plan) complete() error {
+	p.defaults()
+	groups := make([]Group, len(p.Groups))
+	copy(groups, p.Groups)
+	p.Groups = groups
+	total := 0
+	for i := range groups {
+		if err := groups[i].complete(p); err != nil {
+			return fmt.Errorf("traffic plan: group %d: %w", i, err)
+		}
+		total += groups[i].Count
+	}
+	if total == 0 || total > maxFlows {
+		return fmt.Errorf("traffic plan: %d flows; have 1 to %d", total, maxFlows)
+	}
+	if p.Bin < 0 || p.Duration/p.Bin >= maxBins {
+		return fmt.Errorf("traffic plan: bins of %v; have at most %d in %v", p.Bin, maxBins, p.Duration)
+	}
+	if p.RollCall && p.Abandon {
+		return errors.New("traffic plan: flows that are abandoned cannot answer a roll call; leave out one of the two")
+	}
+	return nil
+}
+
+func (p *Plan) defaults() {
 	if p.Port == 0 {
 		p.Port = defaultPort
 	}
@@ -99,180 +160,79 @@ func (p *Plan) complete() error {
 	if p.OpenTimeout == 0 {
 		p.OpenTimeout = 15 * time.Second
 	}
-	groups := make([]Group, len(p.Groups))
-	copy(groups, p.Groups)
-	p.Groups = groups
-	total := 0
-	for i := range groups {
-		if err := groups[i].complete(); err != nil {
-			return fmt.Errorf("traffic plan: group %d: %w", i, err)
-		}
-		total += groups[i].Count
+	if p.Bin == 0 {
+		p.Bin = 200 * time.Millisecond
 	}
-	if total == 0 || total > maxFlows {
-		return fmt.Errorf("traffic plan: %d flows; have 1 to %d", total, maxFlows)
-	}
-	return nil
 }
 
-func (g *Group) complete() error {
-	if g.Size == 0 {
-		g.Size = 200
-	}
-	if g.Interval == 0 && g.Kind != UDPStream {
-		g.Interval = 100 * time.Millisecond
-	}
+// complete fills in the defaults of a group of plan p and checks the rest.
+func (g *Group) complete(p *Plan) error {
+	largest := maxSize
+	size, interval := 200, 100*time.Millisecond
 	switch g.Kind {
-	case TCPBulk, TCPEcho, UDPEcho, UDPStream, ICMPEcho:
+	case TCPBulk, TCPEcho, UDPEcho, ICMPEcho:
+	case UDPStream:
+		interval = 0
+		if p.Virtual {
+			interval = virtualInterval
+		}
+	case TCPBurst:
+		size, interval, largest = 100_000, time.Second, maxBurst
 	default:
 		return fmt.Errorf("unknown kind %q", g.Kind)
+	}
+	if g.Size == 0 {
+		g.Size = size
+	}
+	if g.Interval == 0 {
+		g.Interval = interval
 	}
 	switch {
 	case !g.To.IsValid():
 		return errors.New("no server address")
 	case g.Count < 0:
 		return fmt.Errorf("count %d is negative", g.Count)
-	case g.Size < minSize || g.Size > maxSize:
-		return fmt.Errorf("size %d is not within %d to %d", g.Size, minSize, maxSize)
+	case g.Size < minSize || g.Size > largest:
+		return fmt.Errorf("size %d is not within %d to %d", g.Size, minSize, largest)
+	case g.Kind == TCPBurst && p.RollCall:
+		return errors.New("a tcp-burst has no lasting flow that could answer a roll call; leave out one of the two")
+	}
+	if err := g.checkCongestion(); err != nil {
+		return err
+	}
+	return g.checkTimes(p.Duration)
+}
+
+func (g *Group) checkCongestion() error {
+	switch {
+	case g.Congestion != "" && !g.Kind.tcp():
+		return fmt.Errorf("congestion control %q for %s, which has none", g.Congestion, g.Kind)
+	case len(g.Congestion) > maxCongestion:
+		return fmt.Errorf("congestion control %q is longer than %d bytes", g.Congestion, maxCongestion)
 	}
 	return nil
 }
 
-// A Direction is what became of a flow's datagrams or messages one way.
-type Direction struct {
-	// Sent and Received count datagrams or messages; Received counts each once.
-	Sent, Received uint64
-	// Lost is Sent less Received. Duplicated counts second and later copies.
-	// Reordered counts datagrams that came after one with a higher number
-	// (RFC 4737, section 3). Corrupted counts those whose checksum was wrong.
-	Lost, Duplicated, Reordered, Corrupted uint64
-	// FirstMissing is the lowest number that did not arrive, counted from 0;
-	// if all did, it is Received. The sum of several flows has none.
-	FirstMissing uint64
-	// Bytes of payload received.
-	Bytes uint64
-}
-
-// A Flow is the result of one flow.
-type Flow struct {
-	// Group is the index of its group in the plan, ID its number in the plan,
-	// counted through all groups from 0.
-	Group, ID int
-	Kind      Kind
-	// Src and Dst are its inner addresses. The port of an ICMP flow is its
-	// echo identifier, at the source.
-	Src, Dst netip.AddrPort
-	// Up is from client to server, Down back. Bulk flows count frames of
-	// 16 KiB. An ICMP flow has all of it in Down, because the kernel that
-	// answers keeps no count: what was lost there was lost on either way.
-	Up, Down Direction
-	// RTT is the flow's round trips under load.
-	RTT RTT
-	// Error is why the flow failed, empty if it did not.
-	Error string `json:",omitempty"`
-}
-
-// RTT sums up round-trip times.
-type RTT struct {
-	Count                   uint64
-	Min, Median, P99, Worst time.Duration
-}
-
-// RollCall is one flow's turn in a roll call. Between From and To the flow, and
-// no other, sent packets that were InnerLength bytes long, and the server sent
-// packets of that length back; no two turns with the same length overlap. Only
-// TCP's bare acknowledgements, all shorter, are not told apart.
-type RollCall struct {
-	Flow        int
-	After       bool // after the load, rather than before
-	InnerLength int  // of the inner IP packet in bytes, a multiple of 16
-	Packets     int  // that each side sent at least, more if some got lost
-	From, To    time.Time
-}
-
-// A Result is what became of a plan.
-type Result struct {
-	Flows []Flow
-	// Groups are the results of whole groups, in the plan's order.
-	Groups    []GroupResult
-	RollCalls []RollCall
-	// Idle is the round trips before the load.
-	Idle RTT
-	// LoadFrom and LoadTo are when the load began and ended.
-	LoadFrom, LoadTo time.Time
-	// SocketDrops counts the datagrams that reached a helper's socket and
-	// were dropped there because the helper was too slow: the path did not
-	// lose these, though they count as lost.
-	SocketDrops uint64
-}
-
-// A GroupResult adds up the flows of a group.
-type GroupResult struct {
-	Kind     Kind
-	Flows    int
-	Failed   int
-	Up, Down Direction
-	RTT      RTT
-	// Elapsed is how long the group took from the start of the load until its
-	// last answer or, with bulk flows, until the last byte had arrived.
-	Elapsed time.Duration
-	// Goodput is payload received in that time, in bit/s, both directions.
-	Goodput float64
-}
-
-// Check is nil if every flow went through without a failure and without a
-// datagram lost, duplicated, reordered or corrupted; else it says how many were
-// not, and names the first.
-func (r *Result) Check() error {
-	bad, first := 0, ""
-	for i := range r.Flows {
-		f := &r.Flows[i]
-		fault := f.Error
-		for _, d := range []Direction{f.Up, f.Down} {
-			if fault == "" && d.Lost+d.Duplicated+d.Reordered+d.Corrupted != 0 {
-				fault = d.fault()
-			}
-		}
-		if fault == "" {
-			continue
-		}
-		if bad++; bad == 1 {
-			first = fmt.Sprintf("flow %d (%s, %v to %v): %s", f.ID, f.Kind, f.Src, f.Dst, fault)
-		}
-	}
-	if bad == 0 {
+// checkTimes checks the group's part of a load of the given duration.
+func (g *Group) checkTimes(duration time.Duration) error {
+	if g.Start == 0 && g.Stop == 0 {
 		return nil
 	}
-	return fmt.Errorf("%d of %d flows were not intact (%d datagrams were dropped by the receiving sockets); first %s", bad, len(r.Flows), r.SocketDrops, first)
-}
-
-func (d *Direction) fault() string {
-	text := fmt.Sprintf("of %d sent %d lost, %d duplicated, %d reordered, %d corrupted", d.Sent, d.Lost, d.Duplicated, d.Reordered, d.Corrupted)
-	if d.Lost > 0 {
-		text += fmt.Sprintf(", the first missing is number %d", d.FirstMissing)
+	if stop := g.stop(duration); g.Start < 0 || g.Start >= stop || stop > duration {
+		return fmt.Errorf("a load from %v to %v does not fit into one of %v", g.Start, stop, duration)
 	}
-	return text
+	return nil
 }
 
-// Total adds up all groups.
-func (r *Result) Total() GroupResult {
-	var t GroupResult
-	for _, g := range r.Groups {
-		t.Flows += g.Flows
-		t.Failed += g.Failed
-		t.Up.add(g.Up)
-		t.Down.add(g.Down)
-		t.Goodput += g.Goodput
+// stop is when the group stops in a load of the given duration.
+func (g *Group) stop(duration time.Duration) time.Duration {
+	if g.Stop == 0 {
+		return duration
 	}
-	return t
+	return g.Stop
 }
 
-func (d *Direction) add(o Direction) {
-	d.Sent += o.Sent
-	d.Received += o.Received
-	d.Lost += o.Lost
-	d.Duplicated += o.Duplicated
-	d.Reordered += o.Reordered
-	d.Corrupted += o.Corrupted
-	d.Bytes += o.Bytes
-}
+func (k Kind) tcp() bool { return k == TCPBulk || k == TCPEcho || k == TCPBurst }
+
+// echoes tells the kinds whose packets are answered one by one.
+func (k Kind) echoes() bool { return k == UDPEcho || k == ICMPEcho || k == TCPEcho }

@@ -3,17 +3,17 @@ package traffic
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"sync"
-	"time"
 )
 
 // serverConfig says where the server role listens.
 type serverConfig struct {
 	Addrs []netip.Addr
 	Port  uint16
+	// Congestion is what the TCP listeners use, empty for the default.
+	Congestion string
 }
 
 // serverReport is what the server knows of the flows, by number.
@@ -25,16 +25,19 @@ type serverReport struct {
 type serverFlow struct {
 	Received Direction // Sent and Lost are the client's to fill in
 	Sent     uint64
-	Error    string `json:",omitempty"`
+	Error    string   `json:",omitempty"`
+	TCP      *TCPInfo `json:",omitempty"` // of a bulk flow that the server sent
+	Bins     []uint64 // of a bulk flow that the server received, if wanted
 }
 
 // A server answers the clients of one run; the first datagram or frame with
 // content decides which run that is.
 type server struct {
-	mu    sync.Mutex
-	flows map[uint32]*servedFlow
-	udp   []*net.UDPConn
-	tcp   []*net.TCPListener
+	congestion string // of the TCP listeners
+	mu         sync.Mutex
+	flows      map[uint32]*servedFlow
+	udp        []*net.UDPConn
+	tcp        []*net.TCPListener
 }
 
 type servedFlow struct {
@@ -43,11 +46,13 @@ type servedFlow struct {
 	corrupt uint64
 	sent    uint64
 	failure error
+	tcp     *TCPInfo
+	meter   *meter
 }
 
 // listen opens TCP and UDP on every address and serves them until closed.
 func listen(c serverConfig) (*server, error) {
-	s := &server{flows: map[uint32]*servedFlow{}}
+	s := &server{congestion: c.Congestion, flows: map[uint32]*servedFlow{}}
 	for _, addr := range c.Addrs {
 		if err := s.listenOn(netip.AddrPortFrom(addr, c.Port)); err != nil {
 			s.close()
@@ -72,7 +77,7 @@ func (s *server) listenOn(addr netip.AddrPort) error {
 	}
 	s.tcp = append(s.tcp, tcp)
 	go s.serveUDP(udp)
-	go s.serveTCP(tcp)
+	go s.serveTCP(tcp, s.prepare(tcp))
 	return nil
 }
 
@@ -85,8 +90,12 @@ func (s *server) close() {
 	}
 }
 
-// report closes nothing; it may be asked at any time.
+// report closes nothing; it may be asked at any time. It waits for what was under
+// way when flows were cut off.
 func (s *server) report() serverReport {
+	for _, m := range s.meters() {
+		m.wait()
+	}
 	r := serverReport{Flows: map[int]serverFlow{}}
 	for _, c := range s.udp {
 		r.SocketDrops += drops(c)
@@ -94,13 +103,34 @@ func (s *server) report() serverReport {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, f := range s.flows {
-		d := f.tracker.direction(0)
-		d.Corrupted = f.corrupt
-		served := serverFlow{Received: d, Sent: f.sent}
-		if f.failure != nil {
-			served.Error = f.failure.Error()
+		r.Flows[int(id)] = f.report()
+	}
+	return r
+}
+
+func (s *server) meters() (meters []*meter) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.flows {
+		if f.meter != nil {
+			meters = append(meters, f.meter)
 		}
-		r.Flows[int(id)] = served
+	}
+	return meters
+}
+
+func (f *servedFlow) report() serverFlow {
+	r := serverFlow{Received: f.tracker.direction(0), Sent: f.sent, TCP: f.tcp}
+	r.Received.Corrupted = f.corrupt
+	if f.failure != nil {
+		r.Error = f.failure.Error()
+	}
+	if f.meter != nil {
+		bins, total, cut := f.meter.read()
+		r.Bins = bins
+		if cut {
+			r.Received.Bytes = total
+		}
 	}
 	return r
 }
@@ -126,33 +156,34 @@ func (s *server) serveUDP(conn *net.UDPConn) {
 		if err != nil {
 			continue // an ICMP error of an earlier answer
 		}
-		if s.datagram(buf[:n]) {
-			_, _ = conn.WriteToUDPAddrPort(buf[:n], from) // if it fails, the client counts a loss
+		if answer, tos := s.datagram(buf[:n]); answer {
+			_, _, _ = conn.WriteMsgUDPAddrPort(buf[:n], tosMessage(from.Addr(), tos), from) // if it fails, the client counts a loss
 		}
 	}
 }
 
-// datagram counts b and turns it into the answer, if it wants one.
-func (s *server) datagram(b []byte) (answer bool) {
+// datagram counts b and turns it into the answer, if it wants one, and tells
+// with which type of service.
+func (s *server) datagram(b []byte) (answer bool, tos uint8) {
 	var h header
 	if !h.parse(b, true) {
 		s.corrupt(b)
-		return false
+		return false, 0
 	}
 	if h.kind == typeReflect {
-		return true
+		return true, h.tos
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f := s.flow(&h)
 	f.tracker.add(h.number, len(b))
 	if h.kind != typeEcho {
-		return false
+		return false, 0
 	}
 	h.kind, h.number = typeAnswer, f.sent
 	f.sent++
 	h.put(b)
-	return true
+	return true, h.tos
 }
 
 // corrupt charges a broken datagram to the flow that it claims to be of.
@@ -166,85 +197,4 @@ func (s *server) corrupt(b []byte) {
 	if f := s.flows[h.flow]; f != nil && f.run == h.run {
 		f.corrupt++
 	}
-}
-
-func (s *server) serveTCP(l *net.TCPListener) {
-	for {
-		conn, err := l.AcceptTCP()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
-			time.Sleep(10 * time.Millisecond) // out of files, for a while perhaps
-			continue
-		}
-		go func() {
-			defer conn.Close()
-			s.serveStream(newStream(conn))
-		}()
-	}
-}
-
-// serveStream serves one connection, and charges a failure to its flow.
-func (s *server) serveStream(st *stream) {
-	bulk := newBulkReceiver()
-	var last header
-	for {
-		h, frame, err := st.read()
-		if err == nil {
-			last = h
-			err = s.frame(st, bulk, h, frame)
-		}
-		if errors.Is(err, io.EOF) {
-			return
-		}
-		if err != nil {
-			s.mu.Lock()
-			s.flow(&last).failure = err
-			s.mu.Unlock()
-			return
-		}
-	}
-}
-
-// frame does what one frame of a stream asks for.
-func (s *server) frame(st *stream, bulk *bulkReceiver, h header, frame []byte) error {
-	switch h.kind {
-	case typeReflect:
-		return st.write(h, h.length)
-	case typeEcho:
-		s.mu.Lock()
-		f := s.flow(&h)
-		f.tracker.add(h.number, h.length)
-		h.kind, h.number = typeAnswer, f.sent
-		f.sent++
-		s.mu.Unlock()
-		return st.write(h, h.length)
-	case typeBulk:
-		if err := bulk.add(h, frame); err != nil {
-			return err
-		}
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.flow(&h).tracker.add(h.number, h.length)
-		return nil
-	case typeSum:
-		return st.writeSum(h, bulk.total)
-	case typePull:
-		return s.push(st, h)
-	}
-	return fmt.Errorf("frame of unknown type %d", h.kind)
-}
-
-// push sends bulk for as long as the client asked, in nanoseconds, and the sum.
-func (s *server) push(st *stream, h header) error {
-	bulk := newBulkSender(h)
-	err := bulk.send(st.conn, time.Now().Add(time.Duration(h.time)))
-	s.mu.Lock()
-	s.flow(&h).sent = bulk.total.frames
-	s.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	return st.writeSum(h, bulk.total)
 }

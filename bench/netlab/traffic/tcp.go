@@ -7,22 +7,37 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"time"
-
-	"github.com/cespare/xxhash/v2"
 )
 
 // A stream is a TCP connection that carries frames, each with a header. Both
 // ends use it; reading and writing may happen at the same time, each from one
 // goroutine.
 type stream struct {
-	conn *net.TCPConn
-	in   *bufio.Reader
-	buf  []byte
+	conn  *net.TCPConn
+	in    *bufio.Reader
+	buf   []byte
+	meter meter
 }
 
 func newStream(conn *net.TCPConn) *stream {
-	return &stream{conn: conn, in: bufio.NewReaderSize(conn, 64<<10), buf: make([]byte, bulkFrameSize)}
+	s := &stream{conn: conn, buf: make([]byte, bulkFrameSize)}
+	s.in = bufio.NewReaderSize(meteredReader{s}, 64<<10)
+	return s
+}
+
+// meteredReader reads a stream's connection and tells its meter.
+type meteredReader struct{ *stream }
+
+func (r meteredReader) Read(b []byte) (int, error) {
+	n, err := r.conn.Read(b)
+	r.meter.add(time.Now(), n)
+	return n, err
+}
+
+func (s *stream) addrs() (src, dst netip.AddrPort) {
+	return unmapped(s.conn.LocalAddr().(*net.TCPAddr).AddrPort()), unmapped(s.conn.RemoteAddr().(*net.TCPAddr).AddrPort())
 }
 
 // read returns the next frame. The content is valid until the next call.
@@ -52,6 +67,15 @@ func (s *stream) write(h header, length int) error {
 	return err
 }
 
+// writeFrame sends one frame with the given content.
+func (s *stream) writeFrame(h header, content []byte) error {
+	b := make([]byte, headerSize+len(content))
+	copy(b[headerSize:], content)
+	h.put(b)
+	_, err := s.conn.Write(b)
+	return err
+}
+
 // A bulkSum is what both ends of a bulk transfer have to agree on.
 type bulkSum struct {
 	frames uint64
@@ -60,12 +84,8 @@ type bulkSum struct {
 
 func (s *stream) writeSum(h header, b bulkSum) error {
 	h.kind = typeSum
-	frame := make([]byte, sumSize)
-	binary.BigEndian.PutUint64(frame[headerSize:], b.frames)
-	binary.BigEndian.PutUint64(frame[headerSize+8:], b.sum)
-	h.put(frame)
-	_, err := s.conn.Write(frame)
-	return err
+	content := binary.BigEndian.AppendUint64(nil, b.frames)
+	return s.writeFrame(h, binary.BigEndian.AppendUint64(content, b.sum))
 }
 
 func parseSum(frame []byte) (bulkSum, error) {
@@ -73,61 +93,4 @@ func parseSum(frame []byte) (bulkSum, error) {
 		return bulkSum{}, fmt.Errorf("a sum of %d bytes, want %d", len(frame), sumSize)
 	}
 	return bulkSum{binary.BigEndian.Uint64(frame[headerSize:]), binary.BigEndian.Uint64(frame[headerSize+8:])}, nil
-}
-
-// bulkSender makes the frames of one bulk transfer and sums them up.
-type bulkSender struct {
-	header header
-	frame  []byte
-	digest *xxhash.Digest
-	total  bulkSum
-}
-
-func newBulkSender(h header) *bulkSender {
-	h.kind, h.number = typeBulk, 0
-	b := &bulkSender{header: h, frame: make([]byte, bulkFrameSize), digest: xxhash.New()}
-	// Content that repeats at no power of two, so that no shift goes unnoticed.
-	for i := range b.frame[headerSize:] {
-		b.frame[headerSize+i] = byte(i % 251)
-	}
-	return b
-}
-
-// send sends frames until the time is over.
-func (b *bulkSender) send(w io.Writer, until time.Time) error {
-	for time.Now().Before(until) && b.header.number < maxNumber-1 {
-		b.header.put(b.frame)
-		_, _ = b.digest.Write(b.frame) // never fails
-		if _, err := w.Write(b.frame); err != nil {
-			return err
-		}
-		b.header.number++
-		b.total.frames++
-	}
-	b.total.sum = b.digest.Sum64()
-	return nil
-}
-
-// bulkReceiver checks the frames of one bulk transfer.
-type bulkReceiver struct {
-	digest xxhash.Digest
-	total  bulkSum
-	bytes  uint64
-}
-
-func newBulkReceiver() *bulkReceiver {
-	b := &bulkReceiver{}
-	b.digest.Reset()
-	return b
-}
-
-func (b *bulkReceiver) add(h header, frame []byte) error {
-	if h.number != b.total.frames {
-		return fmt.Errorf("frame %d came where frame %d was due", h.number, b.total.frames)
-	}
-	b.total.frames++
-	b.bytes += uint64(len(frame))
-	_, _ = b.digest.Write(frame) // never fails
-	b.total.sum = b.digest.Sum64()
-	return nil
 }

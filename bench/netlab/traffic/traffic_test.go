@@ -174,6 +174,12 @@ func TestServerThatCannotListenIsAnError(t *testing.T) {
 
 func TestPlansThatMakeNoSense(t *testing.T) {
 	to := netip.MustParseAddr("192.0.2.1")
+	lasting := func(g traffic.Group) traffic.Plan {
+		g.Count, g.To = 1, to
+		return traffic.Plan{Duration: time.Second, Groups: []traffic.Group{g}}
+	}
+	rollCall := lasting(traffic.Group{Kind: traffic.TCPBurst})
+	rollCall.RollCall = true
 	for _, test := range []struct {
 		want string
 		plan traffic.Plan
@@ -184,6 +190,16 @@ func TestPlansThatMakeNoSense(t *testing.T) {
 		{"negative", traffic.Plan{Groups: []traffic.Group{{Kind: traffic.UDPEcho, Count: -1, To: to}}}},
 		{"size 10", traffic.Plan{Groups: []traffic.Group{{Kind: traffic.UDPEcho, Count: 1, To: to, Size: 10}}}},
 		{"70000 flows", traffic.Plan{Groups: []traffic.Group{{Kind: traffic.UDPEcho, Count: 70000, To: to}}}},
+		{"size 1401", lasting(traffic.Group{Kind: traffic.TCPEcho, Size: 1401})},
+		{"size 67108865", lasting(traffic.Group{Kind: traffic.TCPBurst, Size: 64<<20 + 1})},
+		{"no lasting flow", rollCall},
+		{"cannot answer a roll call", traffic.Plan{RollCall: true, Abandon: true, Groups: []traffic.Group{{Kind: traffic.TCPBulk, Count: 1, To: to}}}},
+		{"from 1s to 1s", lasting(traffic.Group{Kind: traffic.UDPEcho, Start: time.Second})},
+		{"from 0s to 2s", lasting(traffic.Group{Kind: traffic.UDPEcho, Stop: 2 * time.Second})},
+		{"from -1s to 1s", lasting(traffic.Group{Kind: traffic.UDPEcho, Start: -time.Second})},
+		{"which has none", lasting(traffic.Group{Kind: traffic.UDPEcho, Congestion: "reno"})},
+		{"longer than 15 bytes", lasting(traffic.Group{Kind: traffic.TCPBulk, Congestion: "sixteen-letters-"})},
+		{"bins of 1ns", traffic.Plan{Duration: time.Second, Bin: 1, Groups: []traffic.Group{{Kind: traffic.UDPEcho, Count: 1, To: to}}}},
 	} {
 		_, err := traffic.Between(t.Context(), nil, nil, test.plan)
 		if err == nil || !strings.Contains(err.Error(), test.want) {

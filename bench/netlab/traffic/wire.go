@@ -14,14 +14,18 @@ const (
 	typeBulk               // part of a bulk transfer
 	typePull               // start sending bulk, for as long as the time says
 	typeSum                // end of a bulk transfer, or the answer: count, checksum
+	typeSetup              // make the server's socket like this; the answer says why it failed
+	typeMark               // the load begins; see mark
+	typeGet                // send as many bytes as it says, and close
 )
 
 // A header starts every datagram and every TCP frame:
 //
-//	magic (4) | type (1) | zero (3) | run (4) | flow (4) | number (8) |
+//	magic (4) | type (1) | TOS (1) | zero (2) | run (4) | flow (4) | number (8) |
 //	time (8) | length (4) | CRC-32C (4) of all the rest
 type header struct {
 	kind   uint8
+	tos    uint8  // of the flow's packets, for the server to answer with
 	run    uint32 // tells this plan from an earlier one on the same ports
 	flow   uint32
 	number uint64
@@ -41,7 +45,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // of b. The rest of b is content.
 func (h *header) put(b []byte) {
 	binary.BigEndian.PutUint32(b[0:], magic)
-	binary.BigEndian.PutUint32(b[4:], uint32(h.kind)<<24)
+	binary.BigEndian.PutUint32(b[4:], uint32(h.kind)<<24|uint32(h.tos)<<16)
 	binary.BigEndian.PutUint32(b[8:], h.run)
 	binary.BigEndian.PutUint32(b[12:], h.flow)
 	binary.BigEndian.PutUint64(b[16:], h.number)
@@ -58,6 +62,7 @@ func (h *header) parse(b []byte, whole bool) bool {
 	}
 	*h = header{
 		kind:   b[4],
+		tos:    b[5],
 		run:    binary.BigEndian.Uint32(b[8:]),
 		flow:   binary.BigEndian.Uint32(b[12:]),
 		number: binary.BigEndian.Uint64(b[16:]),
