@@ -1,0 +1,168 @@
+package labkernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+)
+
+// neededSpace is what a build takes on disk: the source and the objects.
+const neededSpace = 2 << 30
+
+// builder builds a kernel into the cache, whose lock is held.
+type builder struct {
+	host     *host
+	cache    string
+	wanted   string // configuration fragment
+	reporter *reporter
+}
+
+// build returns the folder in the cache where the kernel then is.
+func (b *builder) build(ctx context.Context) (string, error) {
+	src, err := b.prepare(ctx)
+	if err != nil {
+		return "", err
+	}
+	temp, err := os.MkdirTemp(b.cache, buildPrefix)
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(temp)
+	tree, result := filepath.Join(temp, "source"), filepath.Join(temp, "result")
+	if err := errors.Join(os.Mkdir(tree, 0o755), os.Mkdir(result, 0o755)); err != nil {
+		return "", err
+	}
+	b.reporter.step("extracting " + src.archive())
+	if _, err := b.host.run(ctx, tree, nil, "tar", "-xJf", src.archive(), "--strip-components=1"); err != nil {
+		return "", err
+	}
+	if err := b.configure(ctx, tree); err != nil {
+		return "", err
+	}
+	if err := b.compile(ctx, tree, result); err != nil {
+		return "", err
+	}
+	m := &Manifest{Package: src.pkg, PackageVersion: src.version, ConfigHash: hashConfig(b.wanted)}
+	kernel := filepath.Join(result, binaryName)
+	if m.SHA256, err = hashFile(kernel); err != nil {
+		return "", err
+	}
+	if m.Release, err = askRelease(ctx, kernel); err != nil {
+		return "", err
+	}
+	folder, err := publish(b.cache, result, m)
+	if err == nil {
+		b.reporter.say("lab kernel: %s is built: %s", m.Release, folder)
+	}
+	return folder, err
+}
+
+// prepare sees to it that everything is there that a build needs.
+func (b *builder) prepare(ctx context.Context) (source, error) {
+	space, err := b.host.free(b.cache)
+	if err != nil {
+		return source{}, err
+	}
+	if space < neededSpace {
+		return source{}, fmt.Errorf("%s has %d MB free and %d MB are needed: make room, or set XDG_CACHE_HOME to a folder elsewhere",
+			b.cache, space>>20, neededSpace>>20)
+	}
+	src, err := b.host.findSource(ctx)
+	if errors.Is(err, errNoSource) && b.host.root {
+		b.reporter.step("updating apt's lists")
+		if _, err := b.host.run(ctx, "", nil, "apt-get", "update", "-q"); err != nil {
+			return source{}, err
+		}
+		src, err = b.host.findSource(ctx)
+	}
+	if err != nil {
+		return source{}, err
+	}
+	packages := b.host.missing()
+	if !src.installed {
+		packages = append(packages, src.pkg)
+	}
+	if len(packages) == 0 {
+		return src, nil
+	}
+	b.reporter.step("installing with apt: " + strings.Join(packages, " "))
+	if err := b.host.install(ctx, packages); err != nil {
+		return source{}, err
+	}
+	return b.installed(ctx, src)
+}
+
+// installed looks whether the packages have brought what they were to bring,
+// and which version of the source it is.
+func (b *builder) installed(ctx context.Context, src source) (source, error) {
+	if packages := b.host.missing(); len(packages) > 0 {
+		return source{}, fmt.Errorf("these are installed but not where a build looks for them, in PATH and /usr/include: %s", strings.Join(packages, " "))
+	}
+	now, ok := b.host.installedSource(ctx, src.pkg)
+	if !ok {
+		return source{}, fmt.Errorf("the package %s is installed but has no %s", src.pkg, src.archive())
+	}
+	return now, nil
+}
+
+// configure writes the kernel's configuration, and checks that all of the
+// wanted is in it.
+func (b *builder) configure(ctx context.Context, tree string) error {
+	b.reporter.step("configuring")
+	path := filepath.Join(tree, ".config")
+	if _, err := b.host.run(ctx, tree, nil, "make", "ARCH=um", "defconfig"); err != nil {
+		return err
+	}
+	base, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	merged, err := mergeConfig(string(base), b.wanted)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path, []byte(merged), 0o644); err != nil {
+		return err
+	}
+	if _, err := b.host.run(ctx, tree, nil, "make", "ARCH=um", "olddefconfig"); err != nil {
+		return err
+	}
+	got, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	list, err := unmet(string(got), b.wanted)
+	if err != nil {
+		return err
+	}
+	if len(list) > 0 {
+		return fmt.Errorf("this kernel source does not take the configuration: %s", strings.Join(list, ", "))
+	}
+	return nil
+}
+
+// compile makes the kernel and puts it and its configuration into result.
+func (b *builder) compile(ctx context.Context, tree, result string) error {
+	b.reporter.step("compiling")
+	jobs := "-j" + strconv.Itoa(runtime.NumCPU())
+	if _, err := b.host.run(ctx, tree, b.reporter.count(compileSteps), "make", jobs, "ARCH=um", "linux"); err != nil {
+		return err
+	}
+	if _, err := b.host.run(ctx, tree, nil, "strip", "-o", filepath.Join(result, binaryName), "linux"); err != nil {
+		return err
+	}
+	config, err := os.ReadFile(filepath.Join(tree, ".config"))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(result, configName), config, 0o644)
+}
+
+// compileSteps is how many lines make writes while it compiles a 6.12, which is
+// all that a percentage has to go by.
+const compileSteps = 1800

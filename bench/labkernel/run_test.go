@@ -1,0 +1,246 @@
+package labkernel
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// sleeperEnv makes the test program a Go program that sleeps.
+const sleeperEnv = "LABKERNEL_TEST_SLEEPER"
+
+func TestMain(m *testing.M) {
+	RunIfInit()
+	if os.Getenv(sleeperEnv) != "" {
+		start := time.Now()
+		time.Sleep(10 * time.Second)
+		fmt.Println(time.Since(start).Round(time.Millisecond))
+		return
+	}
+	os.Exit(testsWithInit(m))
+}
+
+// plainInit is a program that can be an init, where these tests cannot.
+var plainInit string
+
+// testsWithInit builds an init without the race detector where these tests have
+// it, and runs them.
+func testsWithInit(m *testing.M) int {
+	if raceDetector {
+		folder, err := os.MkdirTemp("", "labkernel-init-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(folder)
+		plainInit = filepath.Join(folder, "init.test")
+		build := exec.Command("go", "test", "-c", "-o", plainInit, ".")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "build an init: %v: %s\n", err, out)
+			return 1
+		}
+	}
+	return m.Run()
+}
+
+// kernel builds the lab kernel where there is none.
+func kernel(t *testing.T) *Kernel {
+	t.Helper()
+	k, err := Ensure(t.Context(), os.Stderr)
+	must(t, err)
+	return k
+}
+
+// boot runs a shell script in a guest and returns what it says.
+func boot(t *testing.T, k *Kernel, g Guest, script string) (string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var out bytes.Buffer
+	g.Command, g.Init = []string{"sh", "-euc", script}, plainInit
+	g.Stdout, g.Stderr = &out, &out
+	err := k.Run(ctx, g)
+	return out.String(), err
+}
+
+func TestGuest(t *testing.T) {
+	k := kernel(t)
+	if built, ok := Built(); !ok || built.Path != k.Path {
+		t.Errorf("Built does not find %s", k.Path)
+	}
+	out, err := boot(t, k, Guest{Env: []string{"WORD=lane"}, Dir: "/usr"}, `
+		uname -s -r -n
+		echo $WORD in $PWD, PID 1 is $(tr '\0' ' ' </proc/1/cmdline | wc -w)
+		cat /sys/class/net/lo/operstate
+		test -c /dev/net/tun -a -d /sys/fs/bpf -a -L /dev/fd
+		touch /etc/labkernel-test /run/x
+	`)
+	must(t, err)
+	if want := "Linux lab " + k.Manifest.Release + "\nlane in /usr, PID 1 is 1\nunknown\n"; out != want {
+		t.Errorf("the guest said:\n%s\nwant:\n%s", out, want)
+	}
+	if exists("/etc/labkernel-test") {
+		t.Error("the guest has written to the host's files")
+	}
+}
+
+func TestGuestQueues(t *testing.T) {
+	out, err := boot(t, kernel(t), Guest{}, `
+		for q in fq_codel 'cake bandwidth 20mbit' 'netem delay 10ms' 'htb default 1' fq codel pie fq_pie; do
+			tc qdisc replace dev ifb0 root $q
+			tc qdisc show dev ifb0 | cut -d' ' -f2
+		done
+		ip link add wg0 type wireguard
+		cat /proc/sys/net/ipv4/tcp_congestion_control /proc/sys/net/ipv4/tcp_available_congestion_control
+	`)
+	must(t, err)
+	for _, word := range strings.Fields("fq_codel cake netem htb fq codel pie fq_pie cubic bbr dctcp") {
+		if !strings.Contains("\n"+strings.Join(strings.Fields(out), "\n")+"\n", "\n"+word+"\n") {
+			t.Errorf("no %s in what the guest said:\n%s", word, out)
+		}
+	}
+}
+
+func TestGuestExitStatus(t *testing.T) {
+	k := kernel(t)
+	for _, test := range []struct {
+		script, said, signal string
+		status               int
+	}{
+		{"echo before; exit 3", "before\n", "", 3},
+		{"sleep 1000 & exit 4", "", "", 4}, // a daemon that holds the output
+		{"kill -9 $$", "", "killed", 137},
+	} {
+		out, err := boot(t, k, Guest{}, test.script)
+		var exit *ExitError
+		if !errors.As(err, &exit) || exit.Status != test.status || exit.Signal != test.signal || out != test.said {
+			t.Errorf("%s: said %q, error %v", test.script, out, err)
+		}
+	}
+	err := k.Run(t.Context(), Guest{Command: []string{"no-such-program"}, Init: plainInit})
+	wantError(t, err, `start the command in the lab kernel: exec: "no-such-program": executable file not found`)
+}
+
+func TestVirtualTime(t *testing.T) {
+	k := kernel(t)
+	before := time.Now().Unix()
+	out, err := boot(t, k, Guest{Env: []string{sleeperEnv + "=1"}}, "date +%s; sleep 100000; date +%s; /proc/1/exe")
+	must(t, err)
+	var start, end int64
+	var slept string
+	if _, err := fmt.Sscan(out, &start, &end, &slept); err != nil {
+		t.Fatalf("%v in %q", err, out)
+	}
+	if start < before || start > time.Now().Unix()+1 {
+		t.Errorf("the guest's clock started at %d, the host's was %d", start, before)
+	}
+	if end-start != 100000 {
+		t.Errorf("sleep 100000 took %d s of virtual time", end-start)
+	}
+	if slept != "10s" {
+		t.Errorf("a Go program's sleep of 10 s took %s of virtual time", slept)
+	}
+}
+
+func TestRealTime(t *testing.T) {
+	start := time.Now()
+	_, err := boot(t, kernel(t), Guest{RealTime: true}, "sleep 1")
+	must(t, err)
+	if took := time.Since(start); took < time.Second {
+		t.Errorf("a second of real time took %v", took)
+	}
+}
+
+func TestGuestsShareAFolder(t *testing.T) {
+	k := kernel(t)
+	folder := t.TempDir()
+	var all sync.WaitGroup
+	for i := range 3 {
+		all.Go(func() {
+			out, err := boot(t, k, Guest{Share: []Share{{folder}}, Memory: 256}, fmt.Sprintf("sleep %d; cd %s; echo %d >%d; ls %d", i, folder, i, i, i))
+			if err != nil || out != fmt.Sprintln(i) {
+				t.Errorf("guest %d said %q, error %v", i, out, err)
+			}
+		})
+	}
+	all.Wait()
+	for i := range 3 {
+		text, err := os.ReadFile(filepath.Join(folder, fmt.Sprint(i)))
+		if err != nil || string(text) != fmt.Sprintln(i) {
+			t.Errorf("guest %d left %q, error %v", i, text, err)
+		}
+	}
+}
+
+// A notifier is a writer that tells when something was written.
+type notifier struct {
+	once sync.Once
+	told func()
+}
+
+func (n *notifier) Write(b []byte) (int, error) {
+	n.once.Do(n.told)
+	return len(b), nil
+}
+
+// TestCancelledGuest cancels a guest in which the clock stands still, when its
+// first output has come, and looks for what is left of it.
+func TestCancelledGuest(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	mark := fmt.Sprint("guest of ", t.Name(), os.Getpid())
+	script := ": " + mark + "; for i in 1 2; do sh -c 'while :; do :; done' & done; echo up; while :; do :; done"
+	err := kernel(t).Run(ctx, Guest{Command: []string{"sh", "-c", script}, Stdout: &notifier{told: cancel}, Memory: 300, Init: plainInit})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v, want context.Canceled", err)
+	}
+	for _, pid := range processesWith(t, "mem=300M") { // no other guest has that
+		t.Errorf("process %s of the guest is left", pid)
+	}
+	jobs, err := filepath.Glob(filepath.Join(quickFolder(), "labkernel-*", jobName))
+	must(t, err)
+	for _, path := range jobs {
+		if text, err := os.ReadFile(path); err == nil && bytes.Contains(text, []byte(mark)) {
+			t.Errorf("the guest's folder is left: %s", path)
+		}
+	}
+}
+
+// processesWith lists the processes that have a word on their command line.
+func processesWith(t *testing.T, word string) []string {
+	t.Helper()
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	must(t, err)
+	var pids []string
+	for _, path := range lines {
+		// One that cannot be read has just ended.
+		if text, err := os.ReadFile(path); err == nil && bytes.Contains(text, []byte("\x00"+word+"\x00")) {
+			pids = append(pids, filepath.Base(filepath.Dir(path)))
+		}
+	}
+	return pids
+}
+
+func TestBrokenGuests(t *testing.T) {
+	k := kernel(t)
+	out, err := boot(t, k, Guest{}, "echo before; echo c >/proc/sysrq-trigger")
+	wantError(t, err, "the lab kernel ended while the command ran (signal: aborted); the last lines of its console:\n\tKernel panic - not syncing: sysrq triggered crash")
+	if out != "before\n" {
+		t.Errorf("said %q before the panic", out)
+	}
+	broken := &Kernel{Path: filepath.Join(t.TempDir(), "kernel")}
+	must(t, os.WriteFile(broken.Path, []byte("#!/bin/sh\necho no init found\nexit 1\n"), 0o755))
+	_, err = boot(t, broken, Guest{}, "true")
+	wantError(t, err, "the lab kernel ended before its init (exit status 1); does its init call labkernel.RunIfInit first?; the last lines of its console:\n\tno init found")
+	_, err = boot(t, &Kernel{Path: "/no/kernel"}, Guest{}, "true")
+	wantError(t, err, "start the lab kernel: fork/exec /no/kernel: no such file")
+}
