@@ -53,8 +53,7 @@ func (d *Device) setSockets(r *uapi.SetRequest) error {
 		mark = *r.FwMark
 	}
 	if !d.up {
-		d.listenPort, d.fwMark = port, mark
-		return nil
+		return d.setBeforeUp(port, mark)
 	}
 	if mark != d.fwMark {
 		if err := d.setMark(mark); err != nil {
@@ -69,6 +68,21 @@ func (d *Device) setSockets(r *uapi.SetRequest) error {
 	if err := d.moveListen(port); err != nil {
 		d.fwMark = old
 		return errors.Join(err, d.setMark(old))
+	}
+	return nil
+}
+
+// setBeforeUp changes what sockets will be opened with. If the link is up and
+// they could not be opened, they may be now.
+func (d *Device) setBeforeUp(port uint16, mark uint32) error {
+	oldPort, oldMark := d.listenPort, d.fwMark
+	d.listenPort, d.fwMark = port, mark
+	if !d.linkIsUp || port == oldPort && mark == oldMark {
+		return nil
+	}
+	if err := d.linkUp(); err != nil {
+		d.listenPort, d.fwMark = oldPort, oldMark
+		return err
 	}
 	return nil
 }
@@ -248,6 +262,10 @@ func (p *peer) start() {
 func (p *peer) stop() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.halt()
+}
+
+func (p *peer) halt() {
 	p.started = false
 	p.timers.Stop()
 	p.dropStaged()
@@ -258,10 +276,11 @@ func (p *peer) stop() {
 	}
 }
 
+// remove is the end of a peer: it can hold nothing afterwards.
 func (p *peer) remove() {
-	p.stop()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.halt()
 	p.removed = true
 	p.preshared.Clear()
 	if p.remote != nil {

@@ -70,7 +70,8 @@ type Device struct {
 	receiving  chan struct{} // closed when the last receiver has ended
 
 	config     sync.Mutex // configuration, one change at a time
-	up         bool
+	up         bool       // with sockets
+	linkIsUp   bool       // the TUN device is, whether or not sockets could be opened
 	closed     bool
 	private    noise.PrivateKey
 	listenPort uint16
@@ -190,6 +191,7 @@ func (d *Device) linkEvent(event tun.Event) {
 	defer d.config.Unlock()
 	switch event {
 	case tun.Up:
+		d.linkIsUp = true
 		err := d.linkUp()
 		select {
 		case d.linked <- err:
@@ -199,6 +201,7 @@ func (d *Device) linkEvent(event tun.Event) {
 			d.log.Error("the link is up, but without sockets: set another listen port, or take the link down and up", "error", err)
 		}
 	case tun.Down:
+		d.linkIsUp = false
 		d.linkDown()
 	}
 }

@@ -1,8 +1,10 @@
 package tunnel
 
 import (
+	"bytes"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"kiloport/portpool"
 	"kiloport/tunnel/noise"
@@ -11,23 +13,28 @@ import (
 const (
 	limitedSources = 4096
 	inboundQueue   = 1024 // initiations that wait; above an eighth of it we are under load
-	answerQueue    = 256  // responses and cookie replies to our own handshakes
+	answerQueue    = 256  // responses and cookie replies to our own handshakes, likewise
+	provenQueue    = 256  // under load: what carries a cookie of ours
 	underLoadFor   = int64(1e9)
 	handshakeDSCP  = 0x88 // AF41, as WireGuard in the kernel marks handshakes (RFC 2597)
 )
 
 // handshaker does all public-key work in one goroutine: handshakes that our own
-// traffic waits for first, then answers to those, then what strangers ask. A
-// flood of the last fills its queue and costs nobody else anything.
+// traffic waits for first, then answers to those, then who has shown under load
+// that it is where it says it is, then what strangers ask. A flood of the last
+// fills its queue and costs nobody else anything.
 type handshaker struct {
 	device   *Device
 	inbound  chan inbound
 	answers  chan inbound
+	proven   chan inbound
 	notify   chan struct{} // something is in wanted
+	asked    load          // by initiations
+	answered load          // by responses
+	limiter  *noise.RateLimiter
+
 	mu       sync.Mutex
 	wanted   []*peer
-	loadedTo int64 // under load until then
-	limiter  *noise.RateLimiter
 	cookies  *noise.CookieChecker // of the identity below
 	identity *noise.Static
 }
@@ -39,6 +46,7 @@ type inbound struct {
 	source netip.AddrPort
 	local  netip.Addr
 	index  uint32 // receiver, of answers
+	proven bool   // mac2 was right
 }
 
 func newHandshaker(d *Device) *handshaker {
@@ -46,14 +54,46 @@ func newHandshaker(d *Device) *handshaker {
 		device:  d,
 		inbound: make(chan inbound, inboundQueue),
 		answers: make(chan inbound, answerQueue),
+		proven:  make(chan inbound, provenQueue),
 		notify:  make(chan struct{}, 1),
 		limiter: noise.NewRateLimiter(limitedSources),
 	}
 }
 
+// checker is what makes and knows cookies for an identity.
+func (h *handshaker) checker(static *noise.Static) *noise.CookieChecker {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.identity != static {
+		h.identity, h.cookies = static, noise.NewCookieChecker(static, h.device.constants)
+	}
+	return h.cookies
+}
+
+// A load is whether messages of one kind have to be proven before they are
+// worked on: while an eighth of their queue is full, and for a second after that.
+type load struct{ until atomic.Int64 }
+
+func (l *load) heavy(now int64, queue chan inbound) bool {
+	if len(queue) >= cap(queue)/8 {
+		l.until.Store(now + underLoadFor)
+	}
+	return now < l.until.Load()
+}
+
+// underLoad tells whether an initiation or response, by its size, has to be
+// proven. A flood of strangers' initiations costs no response a round trip:
+// those are for somebody who knows our indexes.
+func (h *handshaker) underLoad(now int64, size int) bool {
+	if size == noise.InitiationSize {
+		return h.asked.heavy(now, h.inbound)
+	}
+	return h.answered.heavy(now, h.answers)
+}
+
 // offer queues a handshake message that passes what is cheap to check. The
 // receiver calls it, so it neither waits nor does public-key work.
-func (h *handshaker) offer(m *portpool.Message, datagram []byte, kind uint8) {
+func (h *handshaker) offer(now int64, m *portpool.Message, datagram []byte, kind uint8) {
 	d := h.device
 	static := d.static.Load()
 	in := inbound{size: m.N, source: m.Addr, local: m.Local}
@@ -73,6 +113,9 @@ func (h *handshaker) offer(m *portpool.Message, datagram []byte, kind uint8) {
 			d.drops.add(dropIndex)
 			return
 		}
+	}
+	if kind != noise.MessageCookieReply && h.underLoad(now, m.N) && h.checker(static).CheckMAC2(now, datagram, m.Addr) {
+		in.proven, queue = true, h.proven
 	}
 	copy(in.bytes[:], datagram)
 	select {
@@ -114,7 +157,9 @@ func (h *handshaker) run(done <-chan struct{}) {
 			return
 		case <-h.notify:
 		case in := <-h.answers:
-			h.answer(&in)
+			h.consume(&in)
+		case in := <-h.proven:
+			h.consume(&in)
 		case in := <-h.inbound:
 			h.consume(&in)
 		}
@@ -122,8 +167,8 @@ func (h *handshaker) run(done <-chan struct{}) {
 	}
 }
 
-// first does what goes before inbound initiations: one answer for each request,
-// so that neither starves.
+// first does what goes before strangers' initiations: one answer and one proven
+// message for each request, so that none starves.
 func (h *handshaker) first(done <-chan struct{}) {
 	for {
 		p := h.takeWanted()
@@ -133,33 +178,50 @@ func (h *handshaker) first(done <-chan struct{}) {
 		select {
 		case <-done:
 			return
-		case in := <-h.answers:
-			h.answer(&in)
 		default:
-			if p == nil {
-				return
-			}
+		}
+		answered, proven := h.consumeFrom(h.answers), h.consumeFrom(h.proven)
+		if p == nil && !answered && !proven {
+			return
 		}
 	}
 }
 
-// consume handles an initiation. Under load it costs a cookie first, then is
+func (h *handshaker) consumeFrom(queue chan inbound) bool {
+	select {
+	case in := <-queue:
+		h.consume(&in)
+		return true
+	default:
+		return false
+	}
+}
+
+// consume handles a message. Under load it costs a cookie first, then is
 // limited by address.
 func (h *handshaker) consume(in *inbound) {
 	d := h.device
 	now := d.clock.Now()
-	msg := in.bytes[:in.size]
-	if len(h.inbound) >= inboundQueue/8 {
-		h.loadedTo = now + underLoadFor
-	}
 	static := d.static.Load()
 	if static == nil {
 		d.drops.add(dropNoKey)
 		return
 	}
-	if now < h.loadedTo && !h.admit(now, static, msg, in) {
-		return
+	switch {
+	case in.size == noise.CookieReplySize:
+		h.answer(now, in)
+	case h.underLoad(now, in.size) && !h.admit(now, static, in):
+	case in.size == noise.InitiationSize:
+		h.initiated(now, static, in)
+	default:
+		h.answer(now, in)
 	}
+}
+
+// initiated answers an initiation.
+func (h *handshaker) initiated(now int64, static *noise.Static, in *inbound) {
+	d := h.device
+	msg := in.bytes[:in.size]
 	incoming, err := noise.OpenInitiation(static, msg)
 	if err != nil {
 		d.drops.add(dropHandshake)
@@ -179,14 +241,12 @@ func (h *handshaker) consume(in *inbound) {
 }
 
 // admit decides under load whether a message is worth public-key work.
-func (h *handshaker) admit(now int64, static *noise.Static, msg []byte, in *inbound) bool {
+func (h *handshaker) admit(now int64, static *noise.Static, in *inbound) bool {
 	d := h.device
-	if h.identity != static {
-		h.identity, h.cookies = static, noise.NewCookieChecker(static, d.constants)
-	}
-	if !h.cookies.CheckMAC2(now, msg, in.source) {
+	msg := in.bytes[:in.size]
+	if cookies := h.checker(static); !in.proven && !cookies.CheckMAC2(now, msg, in.source) {
 		d.drops.add(dropCookie)
-		if reply, err := h.cookies.Reply(d.rand, now, msg, in.source); err == nil {
+		if reply, err := cookies.Reply(d.rand, now, msg, in.source); err == nil {
 			d.sendHandshake(reply[:], &endpoint{in.source, in.local})
 			d.cookiesSent.Add(1)
 		}
@@ -200,9 +260,8 @@ func (h *handshaker) admit(now int64, static *noise.Static, msg []byte, in *inbo
 }
 
 // answer handles a response or a cookie reply.
-func (h *handshaker) answer(in *inbound) {
+func (h *handshaker) answer(now int64, in *inbound) {
 	d := h.device
-	now := d.clock.Now()
 	msg := in.bytes[:in.size]
 	p := d.indexes.lookup(in.index).peer
 	if p == nil {
@@ -245,7 +304,7 @@ func (p *peer) initiate() {
 	defer p.mu.Unlock()
 	p.asked = false
 	static, to := d.static.Load(), p.endpoint.Load()
-	if p.removed || static == nil || to == nil || d.sockets.Load() == nil {
+	if !p.started || static == nil || to == nil || d.sockets.Load() == nil {
 		return
 	}
 	if err := p.sendInitiation(now, static, to); err != nil {
@@ -295,8 +354,8 @@ func (p *peer) respond(now int64, static *noise.Static, incoming *noise.Incoming
 	d := p.device
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.removed {
-		return nil
+	if !p.started || d.static.Load() != static {
+		return noise.ErrState // the link went down, or our key was changed meanwhile
 	}
 	if err := p.prepare(static); err != nil {
 		return err
@@ -304,6 +363,7 @@ func (p *peer) respond(now int64, static *noise.Static, incoming *noise.Incoming
 	if err := incoming.Accept(p.remote, now); err != nil {
 		return err
 	}
+	p.yield(static)
 	index, err := d.indexes.reserve(d.rand, p)
 	if err != nil {
 		return err
@@ -327,13 +387,24 @@ func (p *peer) respond(now int64, static *noise.Static, incoming *noise.Incoming
 	return nil
 }
 
+// yield gives up our own initiation when the peer's crosses it and its key is
+// the lower one, so that one handshake comes out of the two. With two, each end
+// would be the initiator of its own keypair, both would grow old at the same
+// time, and every rekey would cross again. Stock peers always give up theirs.
+func (p *peer) yield(static *noise.Static) {
+	ours := static.Public()
+	if p.handshake != nil && bytes.Compare(p.key[:], ours[:]) < 0 {
+		p.clearHandshake()
+	}
+}
+
 // finish takes the response to our initiation.
 func (p *peer) finish(now int64, msg []byte, in *inbound) error {
 	d := p.device
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	static := d.static.Load()
-	if p.handshake == nil || p.handshakeIndex != in.index || static == nil || p.removed {
+	if p.handshake == nil || p.handshakeIndex != in.index || static == nil || !p.started {
 		return noise.ErrState
 	}
 	keypair, err := p.handshake.OpenResponse(static, p.preshared, msg)
@@ -347,8 +418,8 @@ func (p *peer) finish(now int64, msg []byte, in *inbound) error {
 	p.moveTo(in)
 	p.rx.bytes.Add(uint64(in.size))
 	p.timers.ResponseReceived(now)
-	p.heard = now
 	p.answered(now, s)
+	p.heard = now // after it has decided whether the old keypair is alive
 	p.arm(now)
 	return nil
 }

@@ -135,11 +135,10 @@ func TestHostileDatagramsDoNothing(t *testing.T) {
 	}
 }
 
-// TestFloodOfInitiations: strangers who know our public key send valid mac1s as
-// fast as they can. They get cookies; a session and its rekey do not notice.
-func TestFloodOfInitiations(t *testing.T) {
-	a, b, out := stillPair(t)
-	h := b.device.handshakes
+// floodOf is what strangers who know the public key of b send: a batch of valid
+// initiations from as many addresses.
+func floodOf(t *testing.T, b *still) []portpool.Message {
+	t.Helper()
 	static := b.device.static.Load()
 	strangerKey, _ := noise.NewPrivateKey(newSeeded(77))
 	stranger := noise.NewStatic(strangerKey)
@@ -156,6 +155,15 @@ func TestFloodOfInitiations(t *testing.T) {
 	for i := range flood {
 		flood[i] = portpool.Message{Buf: msg[:], N: len(msg), Addr: netip.AddrPortFrom(netip.AddrFrom16([16]byte{0x20, 1, 15: byte(i)}), 1)}
 	}
+	return flood
+}
+
+// TestFloodOfInitiations: strangers who know our public key send valid mac1s as
+// fast as they can. They get cookies; a session and its rekey do not notice.
+func TestFloodOfInitiations(t *testing.T) {
+	a, b, out := stillPair(t)
+	h := b.device.handshakes
+	flood := floodOf(t, b)
 	before := out.packets
 	var memory uint64
 	for n := range 200 {

@@ -40,7 +40,8 @@ func DefaultOptions() Options {
 
 const minLaneIdle = time.Second
 
-// Validate names the first option that is out of range, and the range.
+// Validate names the first option that is out of range, and the range, or the
+// two that do not go together.
 func (o Options) Validate() error {
 	if o.Ports < 1 || o.Ports > portpool.MaxPorts {
 		return fmt.Errorf("ports: %d is out of range, use 1 to %d", o.Ports, portpool.MaxPorts)
@@ -54,12 +55,23 @@ func (o Options) Validate() error {
 	if o.Spread > SpreadPorts || o.ECN > ECNOff {
 		return fmt.Errorf("spread or ecn: unknown mode")
 	}
+	if n := o.PortRange.size(); n > 0 && n < o.Ports {
+		return fmt.Errorf("ports: %d do not fit into the port range %v, which has %d: make the range wider, or ports %d at most", o.Ports, o.PortRange, n, n)
+	}
 	return nil
 }
 
 // PortRange is a range of UDP ports, both ends included. The zero value means
 // that the kernel chooses (net.ipv4.ip_local_port_range).
 type PortRange struct{ Low, High uint16 }
+
+// size is how many ports are in the range, 0 if the kernel chooses.
+func (r PortRange) size() int {
+	if r == (PortRange{}) {
+		return 0
+	}
+	return int(r.High) - int(r.Low) + 1
+}
 
 // ParsePortRange reads "LOW-HIGH", or "auto" for the kernel's choice.
 func ParsePortRange(s string) (PortRange, error) {

@@ -96,7 +96,7 @@ func (p *peer) stage(now int64, pkt *packet) *session {
 	}
 	d := p.device
 	switch {
-	case p.removed || d.sockets.Load() == nil:
+	case !p.started || d.sockets.Load() == nil:
 		p.drops.add(dropLinkDown)
 	case d.static.Load() == nil:
 		d.drops.add(dropNoKey)
@@ -214,26 +214,22 @@ func (p *peer) confirm(now int64, s *session) {
 // it at once.
 func (p *peer) answered(now int64, s *session) {
 	s.confirmed.Store(true)
-	if p.next != nil {
-		p.release(p.previous)
-		p.release(p.current)
-		p.previous, p.next = p.next, nil
-	} else {
-		p.release(p.previous)
-		p.previous = p.current
-	}
-	p.current = s
+	p.release(p.previous)
+	// What the peer has sent on the one before is still on its way. A keypair
+	// that waits in next, of an initiation that crossed ours, goes on waiting:
+	// if the peer uses it after all, confirm takes it up.
+	p.previous, p.current = p.current, s
 	p.completed = p.device.clock.Wall()
 	p.startHello(now, s)
 	p.adopt(now, s)
 }
 
-// offered installs the keypair of an initiation that we answered. It is used
-// when the peer has used it.
+// install keeps the keypair of an initiation that we answered. It is used when
+// the peer has used it; until then the other two stay, so that nothing that is
+// on its way is lost.
 func (p *peer) install(s *session) {
 	p.release(p.next)
-	p.release(p.previous)
-	p.previous, p.next = nil, s
+	p.next = s
 }
 
 // release forgets a keypair. If data still used it, nothing does until there is

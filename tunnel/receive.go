@@ -94,7 +94,7 @@ func (r *receiver) message(m *portpool.Message) {
 	case kind == noise.MessageTransport:
 		r.transport(m, datagram)
 	default:
-		d.handshakes.offer(m, datagram, kind)
+		d.handshakes.offer(r.now, m, datagram, kind)
 	}
 }
 

@@ -87,7 +87,7 @@ func (m *memTUN) received() (packets [][]byte) {
 
 // site is a Device with its fake TUN device, at an address of a memNet.
 type site struct {
-	t       *testing.T
+	t       testing.TB
 	device  *Device
 	tun     *memTUN
 	key     noise.PrivateKey
@@ -229,7 +229,7 @@ func (o *order) check(packets [][]byte) {
 }
 
 // testWriter gives log lines to the test, unless it is over.
-type testWriter struct{ t *testing.T }
+type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(b []byte) (int, error) {
 	w.t.Logf("%s", b)

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -21,9 +22,11 @@ var spreadModeNames = [...]string{"off", "stock", "probing", "direct", "fallback
 func (m spreadMode) String() string { return spreadModeNames[m] }
 
 const (
-	probeLanes       = 3 // lanes tried before the first flow may use any
-	probeTries       = 3 // unanswered probes in a row that make a lane dead
-	probeLossRun     = 2 * probeTries
+	probeLanes       = 3                      // lanes tried before the first flow may use any
+	probeTries       = 6                      // unanswered probes in a row that make a lane dead,
+	probeSilence     = int64(3 * time.Second) // after at least this long without an answer on it
+	probeLossRun     = 16                     // unanswered on any lanes that make all lanes useless,
+	probeAllSilence  = int64(5 * time.Second) // after at least this long without an answer on any
 	probeFirstRTO    = int64(time.Second)
 	probeMinRTO      = int64(300 * time.Millisecond)
 	probeMaxRTO      = int64(2 * time.Second)
@@ -73,6 +76,7 @@ type pendingProbe struct {
 
 type laneCheck struct {
 	checked  int64 // last probe sent
+	answered int64 // last echo, or the first probe before there was one
 	failures uint8 // unanswered in a row
 	dead     bool
 	queued   bool
@@ -206,7 +210,11 @@ func (s *spread) emit(now int64, lane uint16, id func() uint64, ev *spreadEvents
 	p := pendingProbe{id: id(), lane: lane, sent: now}
 	s.pending = append(s.pending, p)
 	ev.probes = append(ev.probes, p)
-	s.check(lane).checked = now
+	c := s.check(lane)
+	c.checked = now
+	if c.answered == 0 {
+		c.answered = now
+	}
 }
 
 // expire takes probes that got no answer in time off the list.
@@ -216,23 +224,25 @@ func (s *spread) expire(now int64, ev *spreadEvents) {
 		if now-p.sent < s.rto() {
 			kept = append(kept, p)
 		} else if p.lane != 0 {
-			s.lost(p, ev)
+			s.lost(now, p, ev)
 		}
 	}
 	s.pending = kept
 }
 
-func (s *spread) lost(p pendingProbe, ev *spreadEvents) {
+func (s *spread) lost(now int64, p pendingProbe, ev *spreadEvents) {
 	if s.lossRun == 0 || p.sent < s.lossFrom {
 		s.lossFrom = p.sent
 	}
 	s.lossRun++
 	c := s.check(p.lane)
-	c.failures++
+	c.failures = min(c.failures+1, math.MaxUint8-1)
 	if s.mode != spreadDirect || c.dead {
 		return
 	}
-	if c.failures >= probeTries {
+	// A flow that overloads its own lane loses probes too; it must lose many in
+	// a row before the lane is blamed.
+	if c.failures >= probeTries && now-c.answered >= probeSilence {
 		c.dead = true
 		ev.dead = append(ev.dead, p.lane)
 	} else if !c.queued {
@@ -308,7 +318,7 @@ func (s *spread) probeActive(now int64, lastSent func(uint16) int64, id func() u
 
 // judge falls back when lanes are silent while lane 0 is answered.
 func (s *spread) judge(now int64, ev *spreadEvents) {
-	if s.lossRun >= probeLossRun && s.heard > s.lossFrom {
+	if s.lossRun >= probeLossRun && now-s.lossFrom >= probeAllSilence && s.heard > s.lossFrom {
 		s.fallBack(now, ev)
 	}
 }
@@ -361,7 +371,7 @@ func (s *spread) echoed(now int64, id uint64, lane uint16) (ev spreadEvents) {
 	}
 	s.lossRun = 0
 	c := s.check(lane)
-	c.failures = 0
+	c.failures, c.answered = 0, now
 	if c.dead {
 		c.dead = false
 		ev.alive = append(ev.alive, lane)

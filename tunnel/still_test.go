@@ -87,7 +87,7 @@ func (c *countTUN) Write(bufs [][]byte, offset int) (int, error) {
 
 func newStill(t testing.TB, n byte, options ...siteOption) (*still, *countTUN) {
 	t.Helper()
-	s := &still{site: &site{tun: newMemTUN(1420)}, sent: new(wire), clock: new(handClock), closed: make(chan struct{})}
+	s := &still{site: &site{t: t, tun: newMemTUN(1420)}, sent: new(wire), clock: new(handClock), closed: make(chan struct{})}
 	s.clock.now.Store(1e9)
 	s.addr = netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 15: n})
 	s.inside = netip.AddrFrom16([16]byte{0xfd, 0, 14: n, 15: 1})
@@ -168,7 +168,9 @@ func exchange(a, b *still) {
 		case in := <-h.inbound:
 			h.consume(&in)
 		case in := <-h.answers:
-			h.answer(&in)
+			h.consume(&in)
+		case in := <-h.proven:
+			h.consume(&in)
 		default:
 			return
 		}
