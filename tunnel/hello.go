@@ -101,8 +101,9 @@ func (p *peer) heardHello(now int64, s *session, t controlType, body []byte) {
 		p.drops.add(dropControl)
 		return
 	}
+	// From now on no lane may arrive that the peer did not speak of.
+	s.offered.Store(uint32(min(theirs.SendLanes, maxLanes)))
 	if t == controlHello {
-		s.offered.Store(maxLanes)
 		ours := p.device.ourHello()
 		p.sendControl(now, s, 0, appendControl(nil, controlHelloAck, &ours))
 	}

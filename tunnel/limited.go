@@ -22,15 +22,20 @@ type limitedLine struct {
 	skipped uint64
 }
 
-// warn logs unless the same message was logged just now. It is told the values
-// only to print them, so callers on the packet path pay for them: see quiet.
+// warn logs unless the same message was logged just now. Its arguments cost an
+// allocation even then: on the packet path ask due first, then say.
 func (l *limitedLog) warn(message string, args ...any) {
 	if skipped, ok := l.due(message); ok {
-		if skipped > 0 {
-			args = append(args, "left out since", skipped)
-		}
-		l.log.Warn(message, args...)
+		l.say(message, skipped, args...)
 	}
+}
+
+// say logs a message that is due.
+func (l *limitedLog) say(message string, skipped uint64, args ...any) {
+	if skipped > 0 {
+		args = append(args, "left out since", skipped)
+	}
+	l.log.Warn(message, args...)
 }
 
 // due reports whether a message may be logged now, and how many were not.

@@ -287,13 +287,17 @@ func (p *peer) forgetLocal(old *endpoint) {
 	p.endpoint.CompareAndSwap(old, &endpoint{addr: old.addr})
 }
 
+const anomalyWarning = "an outer ecn field that the inner one does not allow: somebody on the way rewrites it"
+
 // anomaly counts a pair of codepoints that RFC 6040 section 4.2 calls unused or
 // dangerous.
 func (p *peer) anomaly(inner, outer ecn.Codepoint, d ecn.Decapsulation) {
 	p.anomalies[inner&3][outer&3].Add(1)
-	if d.Anomaly.Dangerous() {
-		p.device.limited.warn("an outer ecn field that the inner one does not allow: somebody on the way rewrites it",
-			"peer", p.name(), "inner", inner.String(), "outer", outer.String())
+	if !d.Anomaly.Dangerous() {
+		return
+	}
+	if skipped, due := p.device.limited.due(anomalyWarning); due {
+		p.device.limited.say(anomalyWarning, skipped, "peer", p.name(), "inner", inner.String(), "outer", outer.String())
 	}
 }
 

@@ -3,6 +3,7 @@ package tunnel
 import (
 	"errors"
 	"net"
+	"time"
 
 	"kiloport/flowhash"
 	"kiloport/portpool"
@@ -13,6 +14,7 @@ import (
 const (
 	maxDatagram  = 1 << 16
 	receiveBatch = 128
+	receivePause = 100 * time.Millisecond
 	// minWrite is the room before each packet that the TUN device may use.
 	minWrite = headerSize
 )
@@ -49,12 +51,24 @@ func (r *receiver) run(socket portpool.Socket) {
 	for {
 		n, err := socket.Receive(r.messages)
 		if err != nil {
-			if !errors.Is(err, net.ErrClosed) {
-				r.device.log.Error("stopped receiving", "error", err)
+			if errors.Is(err, net.ErrClosed) {
+				return
 			}
-			return
+			r.device.limited.warn("cannot receive, trying again", "error", err)
+			r.pause()
+			continue
 		}
 		r.receive(r.messages[:n])
+	}
+}
+
+// pause keeps a failing socket from costing a processor.
+func (r *receiver) pause() {
+	over := make(chan struct{})
+	r.device.clock.AfterFunc(receivePause, func() { close(over) })
+	select {
+	case <-over:
+	case <-r.device.done:
 	}
 }
 
@@ -162,6 +176,8 @@ func (r *receiver) authenticated(m *portpool.Message, s *session, l *rxLane, lan
 	}
 }
 
+const sourceWarning = "a packet from a source that is not among the peer's allowed ips was dropped"
+
 // deliver adds an inner packet to what is written to the TUN device.
 func (r *receiver) deliver(m *portpool.Message, p *peer, payload []byte) {
 	length, ok := innerLength(payload)
@@ -173,7 +189,9 @@ func (r *receiver) deliver(m *portpool.Message, p *peer, payload []byte) {
 	source, _ := flowhash.Source(payload)
 	if r.device.routes.lookup(source) != p {
 		p.drops.add(dropSource)
-		r.device.limited.warn("a packet from a source that is not among the peer's allowed ips was dropped", "peer", p.name(), "source", source)
+		if skipped, due := r.device.limited.due(sourceWarning); due {
+			r.device.limited.say(sourceWarning, skipped, "peer", p.name(), "source", source)
+		}
 		return
 	}
 	if !p.decapsulate(payload, ecn.Codepoint(m.TrafficClass&3)) {
