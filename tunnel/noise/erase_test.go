@@ -165,3 +165,20 @@ func TestScalarIsFound(t *testing.T) {
 		t.Error("crypto/ecdh keeps its scalar somewhere else now: keys survive Clear")
 	}
 }
+
+func TestDroppedIdentityIsZeroed(t *testing.T) {
+	private, err := noise.NewPrivateKey(fixedRand(3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := noise.NewStatic(private)
+	secret := s.Secret()
+	if !bytes.Equal(secret, private[:]) {
+		t.Fatal("the key is not where it was looked for")
+	}
+	runtime.KeepAlive(s)
+	s = nil
+	if !collected(func() bool { return bytes.Equal(secret, make([]byte, len(secret))) }) {
+		t.Error("the private key of a dropped identity is still in memory")
+	}
+}

@@ -4,13 +4,15 @@ import (
 	"crypto/ecdh"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 
 	"golang.org/x/crypto/blake2s"
 )
 
 // Static is our own identity with all that can be computed once. Its methods
-// may be called from several goroutines at once, except Clear.
+// may be called from several goroutines at once, except Clear. One that nobody
+// holds any more has its private key zeroed.
 type Static struct {
 	public PublicKey
 	key    *ecdh.PrivateKey
@@ -28,6 +30,8 @@ func NewStatic(k PrivateKey) *Static {
 		// no usable key either.
 		if key, err := ecdh.X25519().NewPrivateKey(k[:]); err == nil {
 			s.key, s.public = key, PublicKey(key.PublicKey().Bytes())
+			// Handshakes under way may use it a little longer than its owner.
+			runtime.AddCleanup(s, eraseDH, key)
 		}
 	}
 	start := initial
