@@ -75,7 +75,7 @@ func (t *transmitter) fill() error {
 		for k := range n {
 			t.enqueue(t.read[k][:t.sizes[k]])
 		}
-		if i == drainBatches {
+		if n < len(t.read) || i == drainBatches { // empty, or enough for now
 			return nil
 		}
 		n, err = t.readTUN(false)
