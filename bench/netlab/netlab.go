@@ -2,9 +2,10 @@
 // tests, the demonstration and benchmarks: nodes, veth links between them,
 // addresses, routes, and processes that run inside.
 //
-// Start with [NewSites] for `site A – router – site B`, or with [New],
-// [Lab.Node] and [Lab.Connect] for anything else; a test takes [ForTest]. The
-// packages below it watch a link ([kiloport/bench/netlab/capture]) and fill it
+// Start with [NewSites] for `site A – router – site B`, with [NewPath] where
+// rates, delays and queues matter, or with [New], [Lab.Node] and [Lab.Connect]
+// for anything else; a test takes [ForTest]. The packages below it watch a link
+// ([kiloport/bench/netlab/capture]) and fill it
 // ([kiloport/bench/netlab/traffic]).
 //
 // Everything made here carries the process id and start time of its maker in
@@ -14,7 +15,9 @@
 // Limits: it needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN). All nodes share one
 // kernel and its processors, so a lab tells what works and how fast the machine
 // is, not how a network of many machines would behave. A packet keeps its
-// skb->hash across a veth, as it would not on a real wire.
+// skb->hash across a veth, as it would not on a real wire, but for the gateways
+// of [NewPath]. What a path measures is exact in virtual time only; in real time,
+// see [Path.Burst].
 package netlab
 
 import (

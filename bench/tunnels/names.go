@@ -41,6 +41,9 @@ func ByName(name string, b Binaries, settings []string) (Daemon, error) {
 	return nil, fmt.Errorf("there is no tunnel %q: choose among %s", name, strings.Join(Names, ", "))
 }
 
+// OnlyIPv4 tells whether a tunnel carries no IPv6.
+func OnlyIPv4(name string) bool { return name == "nebula" }
+
 // version runs a program that prints its version and gives the first line.
 func version(ctx context.Context, program string, args ...string) (string, error) {
 	out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()

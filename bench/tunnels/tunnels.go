@@ -105,7 +105,8 @@ func Start(ctx context.Context, s *netlab.Sites, atA, atB Daemon, c Config) (*Tu
 	if err := atA.Up(ctx, &t.A, &t.B, &c); err != nil {
 		return nil, err
 	}
-	return t, t.await(ctx)
+	_, only4 := atA.(Nebula)
+	return t, t.await(ctx, only4)
 }
 
 // Unread tells how many packets the kernel dropped because a daemon did not take
@@ -142,15 +143,14 @@ func RemoveSocket(lab *netlab.Lab, dev string) {
 // IPv6 tells whether the tunnel's outer packets are IPv6.
 func (t *Tunnel) IPv6() bool { return t.A.Outer.Is6() }
 
-// await returns when pings get through the tunnel, both families.
-func (t *Tunnel) await(ctx context.Context) error {
-	r, err := traffic.Between(ctx, t.A.Site.End(), t.B.Site.End(), traffic.Plan{
-		OpenTimeout: startPatience,
-		Groups: []traffic.Group{
-			{Kind: traffic.ICMPEcho, Count: 1, To: t.B.Site.Inner4(1).Addr()},
-			{Kind: traffic.ICMPEcho, Count: 1, To: t.B.Site.Inner6(1).Addr()},
-		},
-	})
+// await returns when pings get through the tunnel, of both families unless it
+// carries IPv4 alone.
+func (t *Tunnel) await(ctx context.Context, only4 bool) error {
+	groups := []traffic.Group{{Kind: traffic.ICMPEcho, Count: 1, To: t.B.Site.Inner4(1).Addr()}}
+	if !only4 {
+		groups = append(groups, traffic.Group{Kind: traffic.ICMPEcho, Count: 1, To: t.B.Site.Inner6(1).Addr()})
+	}
+	r, err := traffic.Between(ctx, t.A.Site.End(), t.B.Site.End(), traffic.Plan{OpenTimeout: startPatience, Groups: groups})
 	if err != nil {
 		return err
 	}
