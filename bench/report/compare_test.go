@@ -1,0 +1,87 @@
+package report
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestVerdicts(t *testing.T) {
+	times := func(values ...float64) []float64 { return values }
+	for _, test := range []struct {
+		metric string
+		a, b   []float64
+		want   string
+	}{
+		{MetricInducedMedian, times(20, 21, 22, 23), times(0.7, 0.7, 0.8, 0.8), Better},
+		{MetricInducedMedian, times(0.7, 0.7, 0.8, 0.8), times(20, 21, 22, 23), Worse},
+		{MetricInducedMedian, times(0.6, 0.6, 0.6, 0.6), times(0.7, 0.7, 0.7, 0.7), Same}, // 0.1 ms is no difference
+		{MetricInducedMedian, times(10, 20, 30, 40), times(12, 22, 28, 41), Unsure},
+		{MetricInducedMedian, times(20, 21, 22), times(0.7, 0.7, 0.8), Unsure}, // too few
+		{MetricInducedMedian, times(20, 21, 22, 23), nil, Unsure},
+		{MetricGoodputUp, times(15, 15.1, 15.2, 15.3), times(17, 17.1, 17.2, 17.3), Better},
+		{MetricGoodputUp, times(17, 17.1, 17.2, 17.3), times(15, 15.1, 15.2, 15.3), Worse},
+		{MetricGoodputUp, times(17, 17.1, 17.2, 17.3), times(17.1, 17.1, 17.2, 17.3), Same},
+		{MetricLost, times(0, 0, 0, 0), times(0.1, 0.1, 0.1, 0.1), Same},
+		{MetricLost, times(0, 0, 0, 0), times(1, 1, 1, 1), Worse},
+		{MetricLanesPeak, times(9, 9, 9, 9), times(64, 64, 64, 64), Differ},
+		{"acked_packets_s", times(1, 1, 1, 1), times(2, 2, 2, 2), Better},
+		{"dropped_packets_count", times(1, 1, 1, 1), times(2, 2, 2, 2), Worse},
+		{"memory_mib", times(2, 2, 2, 2), times(1, 1, 1, 1), Better},
+		{"made_up", times(2, 2, 2, 2), times(1, 1, 1, 1), Differ},
+	} {
+		if got := difference(kindOf(test.metric), test.a, test.b); got.Verdict != test.want {
+			t.Errorf("%s from %v to %v: %q (%v, %v to %v), want %q", test.metric, test.a, test.b, got.Verdict, got.Change, got.Low, got.High, test.want)
+		}
+	}
+}
+
+func TestCompare(t *testing.T) {
+	a, b := sampleDocument(1, 5), sampleDocument(2, 5)
+	a.Runs, b.Runs = a.Runs[:20], b.Runs[5:25] // "no tunnel" only in A, "tinc" only in B
+	for i := range b.Runs {
+		if b.Runs[i].Tunnel.Name == "kiloport" && b.Runs[i].Repetition == 5 {
+			b.Runs[i].Error = "it ended"
+		}
+	}
+	b.Environment.CPU = "Another CPU"
+	var out strings.Builder
+	if err := Compare(a, b, &out); err != nil {
+		t.Fatal(err)
+	}
+	const golden = "testdata/compare.txt"
+	if *update {
+		if err := os.WriteFile(golden, []byte(out.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), out.String()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	if err := Compare(a, b, brokenWriter{}); err == nil {
+		t.Error("no error of a writer that fails")
+	}
+}
+
+type brokenWriter struct{}
+
+func (brokenWriter) Write([]byte) (int, error) { return 0, os.ErrClosed }
+
+func TestDifferencesOfItself(t *testing.T) {
+	doc := sampleDocument(1, 4)
+	all := Differences(doc, doc)
+	if len(all) == 0 {
+		t.Fatal("nothing was compared")
+	}
+	for _, d := range all {
+		if d.Change != 0 || d.Verdict == Better || d.Verdict == Worse || d.A.N != 4 {
+			t.Errorf("a document differs from itself: %+v", d)
+		}
+	}
+}

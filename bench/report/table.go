@@ -1,0 +1,110 @@
+package report
+
+import (
+	"fmt"
+	"html/template"
+	"slices"
+)
+
+// tableMetrics bounds the columns of a section's table to the metrics that have
+// a meaning here; the others go into a table of their own.
+func tableMetrics(names []string) (known, others []string) {
+	for _, name := range names {
+		if slices.ContainsFunc(figureKinds, func(k figureKind) bool { return k.metric == name }) {
+			known = append(known, name)
+		} else {
+			others = append(others, name)
+		}
+	}
+	return known, others
+}
+
+func (p *part) view() (partView, error) {
+	s := p.section
+	known, others := tableMetrics(metrics(s.cells...))
+	title := s.title
+	if title == "" {
+		title = s.scenario
+	}
+	v := partView{ID: slug(s.scenario + "-" + s.path.String()), Title: title, Path: s.path.String(), Notes: s.notes()}
+	for _, name := range known {
+		v.Head = append(v.Head, kindOf(name).title())
+	}
+	for _, c := range s.cells {
+		v.Rows = append(v.Rows, c.row(known))
+		v.More = append(v.More, c.tunnel)
+	}
+	for _, name := range others {
+		v.Others = append(v.Others, s.otherRow(name))
+	}
+	figures := p.figures
+	if p.induced != nil && !p.first {
+		figures = append([]*Figure{p.induced}, figures...)
+	}
+	var err error
+	if v.Figures, err = views(figures); err != nil {
+		return v, err
+	}
+	v.Runs, err = views(p.runs)
+	return v, err
+}
+
+func (c *cell) row(metrics []string) rowView {
+	row := rowView{Tunnel: c.tunnel, Version: c.version(), Runs: fmt.Sprint(len(c.runs))}
+	if len(c.failed) > 0 {
+		row.Runs += fmt.Sprintf(" (%d failed)", len(c.failed))
+	}
+	for _, name := range metrics {
+		k, s := kindOf(name), NewSpread(c.values(name))
+		view := cellView{Median: k.digits(s.Median)}
+		if s.N > 1 {
+			view.Range = k.digits(s.Min) + " – " + k.digits(s.Max)
+		}
+		row.Cells = append(row.Cells, view)
+	}
+	return row
+}
+
+func (c *cell) version() string {
+	for _, run := range slices.Concat(c.runs, c.failed) {
+		if run.Tunnel.Version != "" {
+			return run.Tunnel.Version
+		}
+	}
+	return ""
+}
+
+func (s *section) otherRow(metric string) otherRow {
+	k := kindOf(metric)
+	row := otherRow{Metric: k.title()}
+	for _, c := range s.cells {
+		row.Cells = append(row.Cells, k.spread(NewSpread(c.values(metric))))
+	}
+	return row
+}
+
+// notes are those of the section's runs, each once.
+func (s *section) notes() []string {
+	var notes []string
+	for _, c := range s.cells {
+		for _, run := range slices.Concat(c.runs, c.failed) {
+			note := c.tunnel + ": " + run.Notes
+			if run.Notes != "" && !slices.Contains(notes, note) {
+				notes = append(notes, note)
+			}
+		}
+	}
+	return notes
+}
+
+func views(figures []*Figure) ([]figureView, error) {
+	var all []figureView
+	for _, f := range figures {
+		svg, err := f.inline()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, figureView{f.Name, f.Title, template.HTML(svg)})
+	}
+	return all, nil
+}
