@@ -20,7 +20,10 @@ import (
 	"kiloport/bench/tunnels"
 )
 
-func ours(t *testing.T) tunnels.Daemon { t.Helper(); return tunnels.Kiloport{Binary: binary(t, kiloportBinary)} }
+func ours(t *testing.T) tunnels.Daemon {
+	t.Helper()
+	return tunnels.Kiloport{Binary: binary(t, kiloportBinary)}
+}
 
 // startOurs brings up kiloport on both sites, lanes agreed on.
 func startOurs(t *testing.T, s *netlab.Sites, ipv6 bool) *tunnels.Tunnel {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"kiloport/bench/labkernel"
 	"kiloport/bench/netlab/traffic"
 )
 
@@ -40,6 +41,7 @@ var commands []func() *cobra.Command
 func register(command func() *cobra.Command) { commands = append(commands, command) }
 
 func main() {
+	labkernel.RunIfInit()
 	traffic.RunIfHelper()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	status := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"kiloport/bench/labkernel"
 	"kiloport/bench/netlab"
 	"kiloport/bench/netlab/traffic"
 	"kiloport/bench/tunnels"
@@ -19,8 +20,14 @@ import (
 // built is the folder of the binaries that the tests drive.
 var built string
 
+// TestMain lets the test binary be what bench starts again: the first process of
+// a lab kernel, the command in it, a helper.
 func TestMain(m *testing.M) {
+	labkernel.RunIfInit()
 	traffic.RunIfHelper()
+	if len(os.Args) > 1 && os.Args[1] == "guest" {
+		main()
+	}
 	os.Exit(testMain(m))
 }
 
@@ -63,7 +70,10 @@ func binary(t *testing.T, build func() (string, error)) string {
 }
 
 // stock is a WireGuard peer that has never heard of kiloport.
-func stock(t *testing.T) tunnels.Daemon { t.Helper(); return tunnels.WireguardGo{Binary: binary(t, wireguardGoBinary)} }
+func stock(t *testing.T) tunnels.Daemon {
+	t.Helper()
+	return tunnels.WireguardGo{Binary: binary(t, wireguardGoBinary)}
+}
 
 // families runs a test over both families of outer addresses.
 func families(t *testing.T, test func(t *testing.T, ipv6 bool)) {

@@ -31,7 +31,13 @@ type namespace struct {
 
 func newNamespace(t *testing.T) *namespace {
 	t.Helper()
-	n := &namespace{t, fmt.Sprintf("kpcmd%d%s", os.Getpid(), strings.ToLower(t.Name()[4:min(len(t.Name()), 12)]))}
+	return namedNamespace(t, "")
+}
+
+// namedNamespace is for tests with several.
+func namedNamespace(t *testing.T, name string) *namespace {
+	t.Helper()
+	n := &namespace{t, fmt.Sprintf("kpcmd%d%s%s", os.Getpid(), strings.ToLower(t.Name()[4:min(len(t.Name()), 12)]), name)}
 	n.ip("netns", "add", n.name)
 	t.Cleanup(n.remove)
 	n.run("ip", "link", "set", "lo", "up")
@@ -106,7 +112,10 @@ func (n *namespace) start(args ...string) (cmd *exec.Cmd, stderr *bytes.Buffer, 
 func (n *namespace) state() string {
 	n.t.Helper()
 	var all strings.Builder
-	for _, c := range []string{"ip -o link", "ip -o addr", "ip route show table all", "ip -6 route show table all", "ip rule", "ip -6 rule"} {
+	for _, c := range []string{
+		"ip -o link", "ip -o addr", "ip route show table all", "ip -6 route show table all", "ip rule", "ip -6 rule",
+		"nft list ruleset", "cat /proc/sys/net/ipv4/conf/all/src_valid_mark",
+	} {
 		all.WriteString(n.run(strings.Fields(c)...))
 	}
 	return all.String()
@@ -237,15 +246,16 @@ func TestUpThatFailsLeavesNothing(t *testing.T) {
 	}
 	defer busy.Close()
 	const head = "[Interface]\nPrivateKey=" + privateKey + "\nAddress=10.0.0.1/24\n"
+	const defaults = "[Peer]\nPublicKey=" + otherKey + "\nAllowedIPs=0.0.0.0/0, ::/0\n"
 	before := n.state()
 	for what, c := range map[string]struct{ config, says string }{
-		"command":  {head + "PostUp = exit 3\n", `PostUp of interface`},
+		"command":  {head + "PostUp = : " + privateKey + "; exit 3\n" + defaults, `PostUp of interface`},
 		"address":  {head + "Address = 10.0.0.1/24\n", "address 10.0.0.1/24"},
 		"name":     {head + "[Peer]\nPublicKey=" + otherKey + "\nEndpoint=nosuch.invalid:1\n", ":6: endpoint nosuch.invalid"},
 		"port":     {head + "ListenPort = 40404\n", "address already in use"},
 		"mtu":      {head + "Address = fd00::1/64\nMTU = 1000\n", "address fd00::1/64"},
 		"pre":      {head + "PreUp = false\n", "PreUp of interface"},
-		"ports":    {head + "Ports = 4\nPortRange = 40404-40404\nListenPort = 40404\n", "in use"},
+		"ports":    {head + "Ports = 1\nPortRange = 40404-40404\nListenPort = 40404\n", "in use"},
 		"two keys": {head + "PrivateKey=" + privateKey + "\n", ":4: PrivateKey again"},
 	} {
 		name := linkName("f")

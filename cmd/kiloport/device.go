@@ -53,8 +53,9 @@ func (c *command) runDevice(ctx context.Context, name string) error {
 		return err
 	}
 	if !c.foreground && os.Getenv(envForeground) != "1" {
-		return d.background(c.logLevel)
+		return d.background(c)
 	}
+	outliveReaders()
 	defer d.socket.Remove()
 	device, err := d.device(options)
 	if err != nil {
@@ -162,7 +163,7 @@ func (d *daemon) serve(ctx context.Context, device *tunnel.Device, started func(
 // background starts this program again with the descriptors, and leaves it
 // alone. What both printed so far was to the caller's terminal; the daemon only
 // goes on with that if much is to be said.
-func (d *daemon) background(logLevel string) error {
+func (d *daemon) background(c *command) error {
 	program, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("go to the background: %w", err)
@@ -172,10 +173,10 @@ func (d *daemon) background(logLevel string) error {
 		return fmt.Errorf("go to the background: %w", err)
 	}
 	child := exec.Command(program, os.Args[1:]...)
-	child.Env = append(os.Environ(), envTUN+"=3", envUAPI+"=4", envForeground+"=1", "LOG_LEVEL="+logLevel)
+	child.Env = append(os.Environ(), envTUN+"=3", envUAPI+"=4", envForeground+"=1", "LOG_LEVEL="+c.logLevel)
 	child.ExtraFiles = []*os.File{d.tun.File(), socket}
 	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if logLevel == "verbose" || logLevel == "debug" {
+	if c.verbose() {
 		child.Stdout, child.Stderr = os.Stdout, os.Stderr
 	}
 	if err := child.Start(); err != nil {

@@ -4,7 +4,7 @@
 //
 // Start at run in run.go. options.go is the one table of options, for flags,
 // configuration keys, man page and completion; device.go runs a device; up.go
-// does what is around it.
+// does what is around it, and background.go has that done behind the terminal.
 package main
 
 import (
@@ -18,8 +18,17 @@ import (
 var version = "unknown"
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // as nohup(1) wants it
+		ends = append(ends, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), ends...)
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
+
+// outliveReaders keeps a daemon from dying, with nothing undone, when it writes
+// to a pipe that nobody reads any more. The signal is not ignored but handled, so
+// that the commands it starts have it as usual.
+func outliveReaders() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }

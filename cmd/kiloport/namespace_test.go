@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,6 +36,26 @@ func busySocket(n *namespace) (c net.PacketConn, err error) {
 		return err
 	})
 	return c, err
+}
+
+// connect makes a TCP connection to an address in another namespace.
+func (n *namespace) connect(to *namespace, address string, patience time.Duration) error {
+	var listener net.Listener
+	err := to.inside(func() (err error) {
+		listener, err = net.Listen("tcp", address)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	return n.inside(func() error {
+		conn, err := net.DialTimeout("tcp", address, patience)
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	})
 }
 
 // openTUN opens a persistent TUN link of the namespace.

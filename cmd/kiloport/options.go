@@ -19,8 +19,10 @@ type option struct {
 	key   string // Key =
 	value string // what the value is, for help
 	help  string
-	set   func(o *tunnel.Options, value string) error
-	get   func(o *tunnel.Options) string
+	// set checks the value by itself: whether it goes together with others is
+	// known when all have been read.
+	set func(o *tunnel.Options, value string) error
+	get func(o *tunnel.Options) string
 }
 
 var options = []option{
@@ -28,10 +30,12 @@ var options = []option{
 		flag: "ports", key: "Ports", value: "N",
 		help: "source ports in the pool, hence flows told apart outside, 1 to 16384",
 		set: func(o *tunnel.Options, v string) (err error) {
-			if o.Ports, err = strconv.Atoi(v); err != nil {
+			one := tunnel.DefaultOptions()
+			if one.Ports, err = strconv.Atoi(v); err != nil {
 				return fmt.Errorf("%q is not a number, use 1 to 16384", v)
 			}
-			return o.Validate()
+			o.Ports = one.Ports
+			return one.Validate()
 		},
 		get: func(o *tunnel.Options) string { return strconv.Itoa(o.Ports) },
 	},
@@ -45,10 +49,12 @@ var options = []option{
 		flag: "lane-idle", key: "LaneIdle", value: "DURATION",
 		help: "close a source port after this long without use, at least 1s",
 		set: func(o *tunnel.Options, v string) (err error) {
-			if o.LaneIdle, err = time.ParseDuration(v); err != nil {
+			one := tunnel.DefaultOptions()
+			if one.LaneIdle, err = time.ParseDuration(v); err != nil {
 				return fmt.Errorf("%q is not a duration, such as 60s or 5m", v)
 			}
-			return o.Validate()
+			o.LaneIdle = one.LaneIdle
+			return one.Validate()
 		},
 		get: func(o *tunnel.Options) string { return o.LaneIdle.String() },
 	},
@@ -111,7 +117,7 @@ func addFlags(flags *pflag.FlagSet) *chosen {
 	return c
 }
 
-// apply overrides o.
+// apply overrides o, and checks whether all of it goes together.
 func (c *chosen) apply(o *tunnel.Options) error {
 	for _, known := range options {
 		if v, ok := c.values[known.flag]; ok {

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"kiloport/cmd/kiloport/quick"
 )
 
 // command is what all subcommands share.
@@ -35,7 +37,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return 0
 	}
 	if err != errSilent {
-		fmt.Fprintf(stderr, "kiloport: %v\n", err)
+		fmt.Fprintf(stderr, "kiloport: %s\n", quick.Hide(err.Error())) // a key may have come in place of anything
 	}
 	var usage usageError
 	if errors.As(err, &usage) {
@@ -123,6 +125,12 @@ func logLevelDefault() string {
 		return level
 	}
 	return "info"
+}
+
+// verbose tells whether the log is to be at its most talkative.
+func (c *command) verbose() bool {
+	level := strings.ToLower(c.logLevel)
+	return level == "verbose" || level == "debug"
 }
 
 // logger writes to stderr, without the time where journald adds it.

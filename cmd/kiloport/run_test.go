@@ -78,6 +78,9 @@ func TestWrongCommandLines(t *testing.T) {
 		{"--ports many wg0", "", 2, `"many" is not a number`},
 		{"--port-range 9-1 wg0", "", 2, `"9-1" is not a port range: use LOW-HIGH`},
 		{"--port-range 0-9 wg0", "", 2, "LOW-HIGH"},
+		{"--ports 8 --port-range 40000-40006 sixteen-letters-", "", 2, "ports: 8 do not fit into the port range 40000-40006, which has 7"},
+		{"--port-range 40000-40006 --ports 8 sixteen-letters-", "", 2, "ports: 8 do not fit into the port range 40000-40006"},
+		{"--port-range 40000-40006 sixteen-letters-", "", 2, "ports: 1024 do not fit"},
 		{"--lane-idle 5 wg0", "", 2, "such as 60s"},
 		{"--lane-idle 1ms wg0", "", 2, "use at least 1s"},
 		{"--spread labels wg0", "", 2, `"labels" is none of off, ports`},
@@ -91,6 +94,10 @@ func TestWrongCommandLines(t *testing.T) {
 		{"check " + write("a.conf", "[Interface]\nAdress = x\n"), "", 1, "a.conf:2: unknown key \"Adress\", did you mean Address?"},
 		{"check " + write("b.conf", "[Interface]\nPrivateKey="+privateKey+"\nPorts = 0\nDSCP = 99\nPortRange = x\nLaneIdle = 3\nSpread = x\nECN = x\n"), "", 1, "b.conf:3: \"Ports\": ports: 0 is out of range"},
 		{"check " + write("c.conf", "[Interface]\nPrivateKey="+privateKey+"x\n"), "", 1, "c.conf:2: PrivateKey: (hidden) is no key"},
+		{"check " + write("d.conf", "[Interface]\nPortRange = 40000-40006\nLaneIdle = 5s\nPorts = 8\nPrivateKey="+privateKey+"\n"), "", 1, "d.conf: ports: 8 do not fit into the port range 40000-40006"},
+		{"up " + dir + "/d.conf", "", 1, "d.conf: ports: 8 do not fit"},
+		{"up -f " + dir + "/d.conf", "", 1, "d.conf: ports: 8 do not fit"},
+		{"check " + write("e.conf", "[Interface]\nPorts = 7\nPortRange = 40000-40006\nPrivateKey="+privateKey+"\n") + " --ports 8", "", 1, "e.conf: ports: 8 do not fit"},
 		{"down", "", 2, "kiloport down wants the name of an interface"},
 		{"down no-such-if", "", 1, "is the interface up?"},
 		{"down a/b/much-too-long-a-name", "", 1, "1 to 15"},
@@ -115,6 +122,36 @@ func TestWrongCommandLines(t *testing.T) {
 	}
 	if _, _, stderr := call(t, "", "check", filepath.Join(dir, "b.conf")); strings.Count(stderr, "b.conf:") != 6 {
 		t.Errorf("not every wrong option was reported: %s", stderr)
+	}
+}
+
+// A key may come in place of anything: no message shows it.
+func TestNoMessageShowsAKey(t *testing.T) {
+	const hex = "C809F3E5317E9575C9B5ED78B638B7CE530DABE85DDAB614220241801DDF0669"
+	for _, args := range []string{
+		"%", "-f %", "% %", "--% wg0", "-% wg0", "--ports % wg0", "--ports=% wg0", "--log-level % wg0", "--dscp % wg0", "--ecn % wg0",
+		"--port-range % wg0", "--lane-idle % wg0", "up %", "up -f %", "up /etc/%", "up %.conf", "up % %", "check %", "down %",
+		"show %", "show % %", "pubkey %", "genkey %", "genpsk %", "version %", "man %",
+	} {
+		for _, key := range []string{privateKey, publicKey, otherKey, hex} {
+			code, stdout, stderr := call(t, "", strings.Fields(strings.ReplaceAll(args, "%", key))...)
+			if code == 0 || strings.Contains(stdout+stderr, key[1:43]) {
+				t.Errorf("kiloport %s: status %d, the key is in %q%q", args, code, stdout, stderr)
+			}
+		}
+	}
+}
+
+// Options that go together only when all have been read.
+func TestOptionsInAnyOrder(t *testing.T) {
+	for _, text := range []string{"PortRange = 40000-40006\nLaneIdle = 5s\nPorts = 7\n", "Ports = 7\nLaneIdle = 5s\nPortRange = 40000-40006\n"} {
+		path := filepath.Join(t.TempDir(), "wg0.conf")
+		os.WriteFile(path, []byte("[Interface]\nPrivateKey = "+privateKey+"\n"+text), 0o600)
+		for _, args := range [][]string{nil, {"--port-range=40000-40003", "--lane-idle=9s", "--ports=4"}, {"--port-range=auto", "--ports=2000"}} {
+			if code, _, stderr := call(t, "", append(args, "check", path)...); code != 0 {
+				t.Errorf("%q with %v: status %d, %s", text, args, code, stderr)
+			}
+		}
 	}
 }
 
@@ -144,7 +181,7 @@ func TestFlagsOverrideTheFile(t *testing.T) {
 	if err := root.ParseFlags([]string{"--ports=7", "--dscp=46"}); err != nil {
 		t.Fatal(err)
 	}
-	l, err := c.load(path)
+	l, err := c.load(path, c.stderr)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,7 +28,6 @@ const (
 	resolveTimeout = 15 * time.Second
 	upTimeout      = 60 * time.Second
 	downTimeout    = 60 * time.Second
-	envReady       = "KILOPORT_READY_FD" // of the child that goes to the background
 )
 
 // configDirs is where a configuration is looked for by the name of its interface.
@@ -43,13 +40,18 @@ func (c *command) up() *cobra.Command {
 		Long: `Bring an interface up as a wg-quick(8) file says: link, addresses, routes and
 peers, and kiloport's own keys in [Interface]. CONFIG is a file, or the name of
 an interface with a file in /etc/kiloport or /etc/wireguard. Everything is undone
-when the daemon ends: by kiloport down, SIGTERM, or deletion of the link.`,
+when the daemon ends: by kiloport down, SIGTERM, SIGINT, SIGHUP, or deletion of
+the link.`,
 		Args: oneArg("one configuration file"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if c.foreground {
-				return c.runUp(cmd.Context(), args[0])
+			parent, err := waitingParent()
+			if err != nil {
+				return err
 			}
-			return c.upInBackground(args[0])
+			if c.foreground || parent != nil {
+				return c.runUp(cmd.Context(), args[0], parent)
+			}
+			return c.upInBackground(cmd.Context(), args[0])
 		},
 	}
 	up.Flags().BoolVarP(&c.foreground, "foreground", "f", false, "stay in the foreground, as for systemd")
@@ -60,7 +62,7 @@ func (c *command) check() *cobra.Command {
 	return &cobra.Command{
 		Use: "check CONFIG", Short: "Say what is wrong with a configuration file", Args: oneArg("one configuration file"),
 		RunE: func(_ *cobra.Command, args []string) error {
-			plan, err := c.load(args[0])
+			plan, err := c.load(args[0], c.stderr)
 			if err != nil {
 				return err
 			}
@@ -77,8 +79,9 @@ type loaded struct {
 	options    tunnel.Options
 }
 
-// load reads a configuration and prints all that is wrong or worth knowing.
-func (c *command) load(arg string) (*loaded, error) {
+// load reads a configuration, prints all that is wrong, and to notes what is
+// worth knowing.
+func (c *command) load(arg string, notes io.Writer) (*loaded, error) {
 	path, err := findConfig(arg)
 	if err != nil {
 		return nil, err
@@ -93,7 +96,7 @@ func (c *command) load(arg string) (*loaded, error) {
 	}
 	defer f.Close()
 	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
-		fmt.Fprintf(c.stderr, "kiloport: note: %s can be read by others than its owner: chmod 600 %s\n", path, path)
+		fmt.Fprintf(notes, "kiloport: note: %s can be read by others than its owner: chmod 600 %s\n", path, path)
 	}
 	config, problems := quick.Parse(f, path, func(key, value string) error { return setKey(&l.options, key, value) })
 	for _, p := range problems {
@@ -103,10 +106,13 @@ func (c *command) load(arg string) (*loaded, error) {
 		return nil, errSilent
 	}
 	for _, note := range config.Notes {
-		fmt.Fprintf(c.stderr, "kiloport: note: %v\n", note)
+		fmt.Fprintf(notes, "kiloport: note: %v\n", note)
 	}
 	l.config = config
-	return l, c.chosen.apply(&l.options)
+	if err := c.chosen.apply(&l.options); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return l, nil
 }
 
 // findConfig gives the file for a path or the name of an interface.
@@ -128,9 +134,15 @@ func findConfig(arg string) (string, error) {
 	return "", fmt.Errorf("no configuration %s.conf in %s: write one, or give its path", arg, strings.Join(configDirs, " or "))
 }
 
-// runUp brings everything up, waits, and takes it down.
-func (c *command) runUp(ctx context.Context, arg string) error {
-	l, err := c.load(arg)
+// runUp brings everything up, waits, and takes it down. parent waits for the
+// interface to be up, and has printed the notes; nil if none does.
+func (c *command) runUp(ctx context.Context, arg string, parent *os.File) error {
+	outliveReaders()
+	notes := c.stderr
+	if parent != nil {
+		notes = io.Discard
+	}
+	l, err := c.load(arg, notes)
 	if err != nil {
 		return err
 	}
@@ -155,7 +167,7 @@ func (c *command) runUp(ctx context.Context, arg string) error {
 		d.close()
 		return err
 	}
-	u := &upped{command: c, loaded: l, device: device, log: log}
+	u := &upped{command: c, loaded: l, device: device, log: log, parent: parent}
 	err = d.serve(ctx, device, func(ctx context.Context) error { return u.start(ctx, request) }, u.stop)
 	u.afterwards()
 	return err
@@ -185,7 +197,8 @@ type upped struct {
 	device  *tunnel.Device
 	log     *slog.Logger
 	applied *site.Applied
-	started bool // PostUp was reached
+	parent  *os.File // nil: none waits
+	started bool     // PostUp was reached
 }
 
 // start configures the device and what is around it. What it has done when it
@@ -210,7 +223,7 @@ func (u *upped) start(ctx context.Context, request *uapi.SetRequest) (err error)
 		return err
 	}
 	ready(u.log)
-	return tellParent()
+	return u.tellParent()
 }
 
 // stop undoes what start did, before the device goes.
@@ -277,7 +290,7 @@ func (c *command) hooks(ctx context.Context, name, key string, commands []string
 		cmd := exec.CommandContext(ctx, shell(), "-c", line)
 		cmd.Stdout, cmd.Stderr = c.stderr, c.stderr
 		if err := cmd.Run(); err != nil {
-			return fmt.Errorf("%s of interface %s: %q: %w", key, name, line, err)
+			return fmt.Errorf("%s of interface %s: %q: %w", key, name, quick.Hide(line), err)
 		}
 	}
 	return nil
@@ -289,67 +302,4 @@ func shell() string {
 		return bash
 	}
 	return "/bin/sh"
-}
-
-// upInBackground starts this program again and waits until the interface is up
-// or cannot be.
-func (c *command) upInBackground(arg string) error {
-	if _, err := c.load(arg); err != nil {
-		return err
-	}
-	program, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("go to the background: %w", err)
-	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		return fmt.Errorf("go to the background: %w", err)
-	}
-	defer r.Close()
-	child := exec.Command(program, append([]string{"up", "-f"}, os.Args[2:]...)...)
-	child.Env = append(os.Environ(), envReady+"=3")
-	child.ExtraFiles = []*os.File{w}
-	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	// The parent has printed the notes; the child's errors are ours.
-	child.Stdout, child.Stderr = os.Stdout, os.Stderr
-	if err := child.Start(); err != nil {
-		w.Close()
-		return fmt.Errorf("go to the background: %w", err)
-	}
-	w.Close()
-	r.SetReadDeadline(time.Now().Add(upTimeout + resolveTimeout))
-	said, _ := bufio.NewReader(r).ReadString('\n')
-	if said == "ready\n" {
-		return child.Process.Release()
-	}
-	child.Process.Signal(syscall.SIGTERM)
-	child.Wait()
-	return errSilent
-}
-
-// tellParent tells the process that waits for the interface to be up, and lets
-// go of its terminal.
-func tellParent() error {
-	w, err := inheritedFile(envReady)
-	if w == nil || err != nil {
-		return err
-	}
-	defer w.Close()
-	if _, err := io.WriteString(w, "ready\n"); err != nil {
-		return fmt.Errorf("tell the parent process: %w", err)
-	}
-	if strings.EqualFold(logLevelDefault(), "verbose") {
-		return nil
-	}
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer null.Close()
-	for fd := range 3 {
-		if err := syscall.Dup3(int(null.Fd()), fd, 0); err != nil {
-			return fmt.Errorf("let go of the terminal: %w", err)
-		}
-	}
-	return nil
 }

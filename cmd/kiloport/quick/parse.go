@@ -452,17 +452,3 @@ func readEndpoint(v string) (Endpoint, error) {
 	}
 	return Endpoint{Host: host, Port: uint16(n)}, nil
 }
-
-// keyLike is anything that could be a key, whole or cut.
-var keyLike = regexp.MustCompile(`[A-Za-z0-9+/]{32,}=?`)
-
-func hide(text string) string { return keyLike.ReplaceAllString(text, "(hidden)") }
-
-// quoted shows a piece of the file, shortened, without what could be a key.
-func quoted(text string) string {
-	text = hide(text)
-	if len(text) > 80 {
-		text = text[:80] + "..."
-	}
-	return strconv.Quote(text)
-}

@@ -174,6 +174,28 @@ func TestInterfaceName(t *testing.T) {
 	}
 }
 
+func TestHide(t *testing.T) {
+	const hex = "c809f3e5317e9575c9b5ed78b638b7ce530dabe85ddab614220241801ddf0669"
+	for text, want := range map[string]string{
+		private:                                  "(hidden)",
+		private[:43]:                             "(hidden)",
+		hex:                                      "(hidden)",
+		strings.ToUpper(hex):                     "(hidden)",
+		"wg set wg0 psk <(echo " + psk + ")":     "wg set wg0 psk <(echo (hidden))",
+		`"PrivateKey=` + private + `", ` + other: `"PrivateKey=(hidden)", (hidden)`,
+		"/etc/" + private + "/x":                 "(hidden)/x",
+		private[:30]:                             private[:30],
+		"/home/user/documents/tunnels/offices/north/a.conf":          "/home/user/documents/tunnels/offices/north/a.conf",
+		"/srv/Customers/northernoffices/gateway01/tunnels/wireguard": "/srv/Customers/northernoffices/gateway01/tunnels/wireguard",
+		"/tmp/TestWrongCommandLines20675652920/001/k.conf":           "/tmp/TestWrongCommandLines20675652920/001/k.conf",
+		"": "",
+	} {
+		if got := Hide(text); got != want {
+			t.Errorf("%q becomes %q, want %q", text, got, want)
+		}
+	}
+}
+
 // FuzzParse: whatever the file, no panic, no key in a problem, and never a
 // config together with problems.
 func FuzzParse(f *testing.F) {

@@ -4,8 +4,9 @@
 //
 // Start at [Apply]. It works in the network namespace of the calling thread.
 //
-// Limits: DNS is left alone, and no firewall rules are made. A route that was
-// there before for the same prefix and metric is an error, not replaced.
+// Limits: DNS is left alone, and the only firewall rules are those that a default
+// route needs. A route that was there before for the same prefix and metric is
+// an error, not replaced.
 package site
 
 import (
@@ -17,8 +18,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
@@ -29,8 +28,6 @@ const (
 	// UDP header, and the transport message's header and tag.
 	overhead   = 40 + 8 + 32
 	defaultMTU = 1500 - overhead
-	firstMark  = 51820 // where a free mark, and table of that number, is looked for
-	mainTable  = 254
 )
 
 // Plan is what to do.
@@ -42,8 +39,9 @@ type Plan struct {
 	// Addresses are the link's own.
 	Addresses []netip.Prefix
 	// Routes are the destinations that go into the tunnel, usually all allowed
-	// IPs. One of length 0 is made with a routing table of its own, by mark, so
-	// that the tunnel's own packets do not take it.
+	// IPs; one that is there twice counts once. One of length 0 is made with a
+	// routing table of its own, by mark, so that the tunnel's own packets do not
+	// take it, and with firewall rules that go with it.
 	Routes []netip.Prefix
 	// Endpoints are the peers' outer addresses, to find the MTU.
 	Endpoints []netip.Addr
@@ -202,144 +200,6 @@ func (a *Applied) linkUp(link netlink.Link) error {
 		return fmt.Errorf("set interface %s up: %w%s", link.Attrs().Name, err, hint(err))
 	}
 	a.did(func() error { return netlink.LinkSetDown(link) }, "interface %s up", link.Attrs().Name)
-	return nil
-}
-
-// routes adds all routes, the most specific first, those of length 0 last.
-func (a *Applied) routes(link netlink.Link, p Plan) error {
-	table, defaults := 0, true
-	switch t := strings.ToLower(p.Table); t {
-	case "off":
-		return nil
-	case "", "auto":
-	default:
-		n, err := strconv.ParseUint(t, 0, 32)
-		if err != nil || n == 0 {
-			return fmt.Errorf("routing table %q of interface %s: use auto, off or a number", p.Table, p.Link)
-		}
-		table, defaults = int(n), false
-	}
-	routes := slices.Clone(p.Routes)
-	slices.SortStableFunc(routes, func(x, y netip.Prefix) int { return y.Bits() - x.Bits() })
-	for _, prefix := range slices.Compact(routes) {
-		var err error
-		if prefix.Bits() == 0 && defaults {
-			err = a.defaultRoute(link, prefix)
-		} else {
-			err = a.route(link, prefix, table)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// route adds one route, unless the link has it already by an address.
-func (a *Applied) route(link netlink.Link, prefix netip.Prefix, table int) error {
-	r := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(prefix), Table: table}
-	if prefix.Addr().Is4() {
-		r.Scope = netlink.SCOPE_LINK
-	}
-	if a.connected(link, prefix, table) {
-		return nil
-	}
-	if err := netlink.RouteAdd(r); err != nil {
-		return fmt.Errorf("route %v to interface %s: %w%s", prefix, link.Attrs().Name, err, hint(err))
-	}
-	a.did(func() error { return netlink.RouteDel(r) }, "route %v", prefix)
-	return nil
-}
-
-func (a *Applied) connected(link netlink.Link, prefix netip.Prefix, table int) bool {
-	if table != 0 && table != mainTable {
-		return false
-	}
-	routes, err := netlink.RouteList(link, family(prefix))
-	if err != nil {
-		return false
-	}
-	want := ipNet(prefix).String()
-	return slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Dst != nil && r.Dst.String() == want })
-}
-
-// defaultRoute sends everything into the tunnel but the tunnel's own packets,
-// which are marked: a table of its own, a rule that all unmarked packets look
-// into it, and one by which more specific routes of the main table still win.
-func (a *Applied) defaultRoute(link netlink.Link, prefix netip.Prefix) error {
-	name := link.Attrs().Name
-	if a.FwMark == 0 {
-		mark, err := freeMark()
-		if err != nil {
-			return err
-		}
-		a.FwMark = mark
-	}
-	if err := a.route(link, prefix, int(a.FwMark)); err != nil {
-		return err
-	}
-	unmarked := netlink.NewRule()
-	unmarked.Family, unmarked.Table, unmarked.Mark, unmarked.Invert = family(prefix), int(a.FwMark), a.FwMark, true
-	specific := netlink.NewRule()
-	specific.Family, specific.Table, specific.SuppressPrefixlen = family(prefix), mainTable, 0
-	for _, rule := range []*netlink.Rule{unmarked, specific} {
-		err := netlink.RuleAdd(rule)
-		if errors.Is(err, syscall.EEXIST) {
-			continue // another tunnel's, which needs it too
-		}
-		if err != nil {
-			return fmt.Errorf("rule for the default route %v of interface %s: %w%s", prefix, name, err, hint(err))
-		}
-		a.did(func() error { return netlink.RuleDel(rule) }, "rule for the default route %v", prefix)
-	}
-	if prefix.Addr().Is4() {
-		return a.sourceValidMark()
-	}
-	return nil
-}
-
-// freeMark finds a number that neither a rule nor a table uses.
-func freeMark() (uint32, error) {
-	used := make(map[int]bool)
-	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		rules, err := netlink.RuleList(family)
-		if err != nil {
-			return 0, fmt.Errorf("look for a free routing table: list the rules: %w", err)
-		}
-		for _, r := range rules {
-			used[r.Table], used[int(r.Mark)] = true, true
-		}
-		routes, err := netlink.RouteListFiltered(family, &netlink.Route{}, netlink.RT_FILTER_TABLE)
-		if err != nil {
-			return 0, fmt.Errorf("look for a free routing table: list the routes: %w", err)
-		}
-		for _, r := range routes {
-			used[r.Table] = true
-		}
-	}
-	for mark := firstMark; mark < firstMark+1000; mark++ {
-		if !used[mark] {
-			return uint32(mark), nil
-		}
-	}
-	return 0, fmt.Errorf("no routing table between %d and %d is free: set Table or FwMark", firstMark, firstMark+999)
-}
-
-const srcValidMark = "/proc/sys/net/ipv4/conf/all/src_valid_mark"
-
-// sourceValidMark lets the reverse path filter see the mark.
-func (a *Applied) sourceValidMark() error {
-	old, err := os.ReadFile(srcValidMark)
-	if err == nil && strings.TrimSpace(string(old)) == "1" {
-		return nil
-	}
-	if err == nil {
-		err = os.WriteFile(srcValidMark, []byte("1"), 0)
-	}
-	if err != nil {
-		return fmt.Errorf("let the reverse path filter see marks: %w", err)
-	}
-	a.did(func() error { return os.WriteFile(srcValidMark, old, 0) }, "src_valid_mark")
 	return nil
 }
 

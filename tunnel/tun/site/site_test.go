@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 )
 
@@ -71,7 +70,17 @@ func snapshot(t *testing.T) string {
 		}
 	}
 	mark, _ := os.ReadFile(srcValidMark)
-	return strings.Join(kept, "") + string(mark)
+	return strings.Join(kept, "") + string(mark) + ruleset(t)
+}
+
+// ruleset is the firewall as nft(8) prints it.
+func ruleset(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command("nft", "list", "ruleset").CombinedOutput()
+	if err != nil {
+		t.Fatalf("nft: %v %s", err, out)
+	}
+	return string(out)
 }
 
 func prefixes(list ...string) (all []netip.Prefix) {
@@ -100,7 +109,7 @@ func TestApplyAndUndo(t *testing.T) {
 			[]string{
 				"route show table 51820: default dev tunnel", "-6 route show table 51820: default dev tunnel", "route: 10.9.0.0/16 dev tunnel",
 				"rule: not from all fwmark 0xca6c lookup 51820", "-6 rule: not from all fwmark 0xca6c lookup 51820",
-				"rule: from all lookup main suppress_prefixlength 0", "-6 rule: from all lookup main suppress_prefixlength 0",
+				"rule: not from all fwmark 0xca6c lookup main suppress_prefixlength 0", "-6 rule: not from all fwmark 0xca6c lookup main suppress_prefixlength 0",
 				"route get 8.8.8.8: dev tunnel", "route get 8.8.8.8 mark 0xca6c: dev wan", "-6 route get 2001:db8:1::1 mark 0xca6c: dev wan", "-6 route get 2001:db8:1::1: dev tunnel",
 			}, 51820},
 		{"automatic mtu", Plan{Endpoints: []netip.Addr{netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("2001:db8:5::1")}}, []string{"-o link: tunnel@other: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1412"}, 0},
@@ -207,30 +216,110 @@ func TestUndoAfterTheLinkHasGone(t *testing.T) {
 	})
 }
 
-func TestAnotherTunnelTakesAnotherMark(t *testing.T) {
-	inNamespace(t, func(t *testing.T) {
-		first, err := Apply(t.Context(), Plan{Link: "tunnel", Routes: prefixes("0.0.0.0/0")}, quiet)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if mark, err := freeMark(); mark != first.FwMark+1 || err != nil {
-			t.Errorf("next free mark %d, %v", mark, err)
-		}
-		link, err := netlink.LinkByName("other")
-		if err != nil {
-			t.Fatal(err)
-		}
-		second, err := Apply(t.Context(), Plan{Link: link.Attrs().Name, MTU: 1400, Routes: prefixes("0.0.0.0/0")}, quiet)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if second.FwMark == first.FwMark {
-			t.Errorf("both have mark %d", first.FwMark)
-		}
-		for _, a := range []*Applied{second, first} {
+// Each of two tunnels has its own mark, rules and firewall table, and is as good
+// as before when the other goes, whichever goes first.
+func TestTwoTunnelsDoNotDisturbEachOther(t *testing.T) {
+	names := []string{"tunnel", "second"}
+	for _, order := range [][]int{{0, 1}, {1, 0}} {
+		inNamespace(t, func(t *testing.T) {
+			ip(t, "link", "add", "second", "type", "veth", "peer", "name", "another")
+			ip(t, "link", "set", "another", "up")
+			before := snapshot(t)
+			var tunnels []*Applied
+			for i, name := range names {
+				a, err := Apply(t.Context(), Plan{Link: name, MTU: 1500, Routes: prefixes("0.0.0.0/0", "::/0")}, quiet)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if a.FwMark != firstMark+uint32(i) {
+					t.Errorf("mark %d of tunnel %s", a.FwMark, name)
+				}
+				tunnels = append(tunnels, a)
+			}
+			if err := tunnels[order[0]].Undo(); err != nil {
+				t.Error(err)
+			}
+			left := names[order[1]]
+			for _, c := range [][2]string{
+				{"route get 8.8.8.8", "dev " + left}, {"-6 route get 2001:db8:1::1", "dev " + left},
+				{"route get 192.0.2.9", "dev wan"}, {"-6 route get 2001:db8::9", "dev wan"}, // by suppress_prefixlength
+			} {
+				if out := ip(t, strings.Fields(c[0])...); !strings.Contains(out, c[1]) {
+					t.Errorf("ip %s: %s, want %s", c[0], out, c[1])
+				}
+			}
+			if mark, _ := os.ReadFile(srcValidMark); string(mark) != "1\n" {
+				t.Errorf("src_valid_mark is %q under the tunnel that is left", mark)
+			}
+			if r := ruleset(t); strings.Count(r, "table inet") != 1 || !strings.Contains(r, "kiloport-"+left) {
+				t.Errorf("the firewall under the tunnel that is left:\n%s", r)
+			}
+			if err := tunnels[order[1]].Undo(); err != nil {
+				t.Error(err)
+			}
+			os.WriteFile(srcValidMark, []byte("0"), 0) // it stays if the one that set it went first
+			if d := cmp.Diff(before, snapshot(t)); d != "" {
+				t.Errorf("not undone:\n%s", d)
+			}
+		})
+	}
+}
+
+func TestRoutesTwiceCountOnce(t *testing.T) {
+	routes := prefixes("10.9.0.0/16", "0.0.0.0/0", "10.8.0.0/16", "::/0", "fd09::/48", "10.9.7.7/16", "0.0.0.0/0", "10.9.0.0/16", "::/0", "fd09::/48")
+	for _, table := range []string{"auto", "77", "254"} {
+		inNamespace(t, func(t *testing.T) {
+			if table == "254" {
+				ip(t, "route", "del", "default")
+				ip(t, "-6", "route", "del", "default")
+			}
+			before := snapshot(t)
+			a, err := Apply(t.Context(), Plan{Link: "tunnel", MTU: 1400, Table: table, Routes: routes}, quiet)
+			if err != nil {
+				t.Fatalf("table %s: %v", table, err)
+			}
 			if err := a.Undo(); err != nil {
 				t.Error(err)
 			}
+			if d := cmp.Diff(before, snapshot(t)); d != "" {
+				t.Errorf("table %s: not undone:\n%s", table, d)
+			}
+		})
+	}
+}
+
+// The rules as nft(8) reads them.
+func TestFirewall(t *testing.T) {
+	inNamespace(t, func(t *testing.T) {
+		// What an end by force left is replaced.
+		nft := exec.Command("nft", "add table inet kiloport-tunnel; add chain inet kiloport-tunnel old")
+		if out, err := nft.CombinedOutput(); err != nil {
+			t.Fatalf("nft: %v %s", err, out)
+		}
+		a, err := Apply(t.Context(), Plan{Link: "tunnel", MTU: 1400, Addresses: prefixes("10.0.0.1/24", "fd00::1/64"), Routes: prefixes("0.0.0.0/0", "::/0")}, quiet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := strings.Join(strings.Fields(ruleset(t)), " ")
+		want := strings.Join(strings.Fields(`table inet kiloport-tunnel {
+			chain guard {
+				type filter hook prerouting priority raw; policy accept;
+				iifname != "tunnel" ip daddr 10.0.0.1 fib saddr type != local drop
+				iifname != "tunnel" ip6 daddr fd00::1 fib saddr type != local drop
+			}
+			chain mark {
+				type filter hook prerouting priority mangle; policy accept;
+				meta l4proto udp fib daddr type local socket mark 0x0000ca6c meta mark set socket mark
+			}
+		}`), " ")
+		if got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+		if err := a.Undo(); err != nil {
+			t.Error(err)
+		}
+		if r := ruleset(t); r != "" {
+			t.Errorf("left:\n%s", r)
 		}
 	})
 }

@@ -1,0 +1,160 @@
+package lab
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"kiloport/bench/netlab/traffic"
+)
+
+// A Scenario says which flows there are.
+type Scenario struct {
+	// Name is short, Title says in a few words what it does.
+	Name, Title string
+	// Load is how long it takes, Repetitions how many it needs until its
+	// medians can be trusted.
+	Load        time.Duration
+	Repetitions int
+	// ECN makes the hosts ask for ECN, and is the default for the gateways.
+	ECN bool
+	// CEThreshold is the gateways' default (L4S-style marking), 0 for none.
+	CEThreshold time.Duration
+	// Flows is the default of [Experiment.Flows].
+	Flows int
+	// RealTime says that it measures processors: it runs in the kernel of the
+	// machine, one experiment at a time, between two sites without bottleneck,
+	// delay or hosts, so that [Experiment.Path] counts for nothing.
+	RealTime bool
+
+	cases  []loadCase
+	groups func(b *bench) []traffic.Group
+	custom func(ctx context.Context, b *bench) error
+}
+
+// Scenarios are all that can be run.
+var Scenarios = []Scenario{
+	{
+		Name: "rrul_be", Title: "4 TCP flows each way, a UDP probe every 20 ms and a ping",
+		Load: 15 * time.Second, Repetitions: 5,
+		groups: func(b *bench) []traffic.Group { return append(b.probes(), b.bulk(4, 0)...) },
+	},
+	{
+		Name: "upload", Title: "4 TCP flows up, none down: what the headers leave of the rate",
+		Load: 10 * time.Second, Repetitions: 3,
+		groups: func(b *bench) []traffic.Group { return append(b.probes(), b.bulk(4, 0)[0]) },
+	},
+	{
+		Name: "rrul", Title: "flent's rrul: 4 TCP flows each way and probes in CS0, CS1, CS5 and EF",
+		Load: 15 * time.Second, Repetitions: 3, groups: rrul,
+	},
+	{
+		Name: "sparse", Title: "one TCP flow each way against flows like DNS, SSH and VoIP",
+		Load: 15 * time.Second, Repetitions: 3, groups: sparse,
+	},
+	{
+		Name: "web", Title: "rrul_be with somebody who browses: 100 kB on a new connection every second",
+		Load: 15 * time.Second, Repetitions: 3, groups: web,
+	},
+	{
+		Name: "ecn", Title: "4 TCP flows each way with ECN through gateways that mark",
+		Load: 15 * time.Second, Repetitions: 3, ECN: true,
+		groups: func(b *bench) []traffic.Group { return append(b.probes(), b.bulk(4, 0)...) },
+	},
+	{
+		Name: "l4s", Title: "2 DCTCP flows each way through gateways with ce_threshold 1 ms",
+		Load: 10 * time.Second, Repetitions: 3, ECN: true, CEThreshold: time.Millisecond, groups: l4s,
+	},
+	{
+		Name: "flows", Title: "many flows: how many have a gateway queue of their own",
+		Load: 8 * time.Second, Repetitions: 3, Flows: 100, custom: manyFlows,
+	},
+	{
+		Name: "throughput", Title: "as much as gets through, and what it costs: TCP flows and UDP floods, in real time",
+		Load: 4 * time.Second, Repetitions: 5, RealTime: true, cases: throughputCases, custom: throughput,
+	},
+	{
+		Name: "overload", Title: "a UDP probe every 20 ms beside a load that saturates a daemon, in real time",
+		Load: 5 * time.Second, Repetitions: 5, RealTime: true, cases: overloadCases, custom: overload,
+	},
+}
+
+// Names are the names of all scenarios.
+func Names() (names []string) {
+	for _, s := range Scenarios {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
+func find(name string) (*Scenario, bool) {
+	i := slices.IndexFunc(Scenarios, func(s Scenario) bool { return s.Name == name })
+	if i < 0 {
+		return nil, false
+	}
+	return &Scenarios[i], true
+}
+
+// Traffic classes: DSCP in the upper six bits (RFC 2474, RFC 8622 for the words).
+const (
+	classCS1 = 8 << 2
+	classCS5 = 40 << 2
+	classEF  = 46 << 2
+)
+
+var classNames = map[uint8]string{0: "", classCS1: "CS1", classCS5: "CS5", classEF: "EF"}
+
+const probeSize = 100 // bytes of payload
+
+// probes are the sparse flows whose round trips are the result: they begin
+// before the load.
+func (b *bench) probes() []traffic.Group {
+	return []traffic.Group{
+		{Kind: traffic.UDPEcho, Count: 1, To: b.to(), Interval: 20 * time.Millisecond, Size: probeSize},
+		{Kind: traffic.ICMPEcho, Count: 1, To: b.to(), Interval: 200 * time.Millisecond, Size: 56},
+	}
+}
+
+// bulk is a number of TCP flows each way.
+func (b *bench) bulk(each int, tos uint8) []traffic.Group {
+	return []traffic.Group{
+		{Kind: traffic.TCPBulk, Count: each, To: b.to(), Start: quiet, TOS: tos},
+		{Kind: traffic.TCPBulk, Count: each, To: b.to(), Start: quiet, TOS: tos, Down: true},
+	}
+}
+
+func rrul(b *bench) []traffic.Group {
+	groups := b.probes()
+	for _, class := range []uint8{classCS1, classEF} {
+		groups = append(groups, traffic.Group{Kind: traffic.UDPEcho, Count: 1, To: b.to(), Interval: 200 * time.Millisecond, Size: probeSize, TOS: class})
+	}
+	for _, class := range []uint8{0, classCS1, classCS5, classEF} {
+		groups = append(groups, b.bulk(1, class)...)
+	}
+	return groups
+}
+
+func sparse(b *bench) []traffic.Group {
+	groups := append(b.probes(),
+		// A question and its answer now and then, keystrokes, and 50 frames of
+		// speech in a second.
+		traffic.Group{Kind: traffic.UDPEcho, Count: 4, To: b.to(), Interval: 500 * time.Millisecond, Size: 80},
+		traffic.Group{Kind: traffic.TCPEcho, Count: 1, To: b.to(), Interval: 150 * time.Millisecond, Size: 64},
+		traffic.Group{Kind: traffic.UDPEcho, Count: 2, To: b.to(), Interval: 20 * time.Millisecond, Size: 172, TOS: classEF})
+	return append(groups, b.bulk(1, 0)...)
+}
+
+func web(b *bench) []traffic.Group {
+	browse := traffic.Group{Kind: traffic.TCPBurst, Count: 3, To: b.to(), Interval: time.Second, Size: 100_000, Start: quiet}
+	return append(append(b.probes(), browse), b.bulk(4, 0)...)
+}
+
+func l4s(b *bench) []traffic.Group {
+	groups := append(b.probes(), b.bulk(2, 0)...)
+	for i := range groups {
+		if groups[i].Kind == traffic.TCPBulk {
+			groups[i].Congestion = "dctcp"
+		}
+	}
+	return groups
+}

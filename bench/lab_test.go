@@ -1,0 +1,118 @@
+package main
+
+import (
+	"io"
+	"os"
+	"testing"
+	"time"
+
+	"kiloport/bench/lab"
+	"kiloport/bench/labkernel"
+	"kiloport/bench/netlab"
+	"kiloport/bench/report"
+	"kiloport/bench/tunnels"
+)
+
+// labRuns does experiments in the lab kernel, all at 20 Mbit/s and 20 ms behind
+// fq_codel. Time is virtual there, so what is asserted may be tight.
+func labRuns(t *testing.T, plan []lab.Experiment) []report.Run {
+	t.Helper()
+	kernel, err := labkernel.Ensure(t.Context(), os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	binaries := tunnels.Binaries{Kiloport: binary(t, kiloportBinary), WireguardGo: binary(t, wireguardGoBinary)}
+	for i := range plan {
+		e := &plan[i]
+		e.Binaries = binaries
+		e.Repetition = i + 1
+		e.Path.RateUp, e.Path.RateDown, e.Path.RTT = 20e6, 20e6, 20*time.Millisecond
+		e.Path.Qdisc.Kind = netlab.KindFQCodel
+	}
+	runs, err := runAll(t.Context(), plan, 2, (&guests{kernel: kernel}).run, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeSummary(testOutput{t}, runs)
+	for _, r := range runs {
+		if r.Error != "" {
+			t.Fatalf("%s through %s: %s", r.Scenario, r.Tunnel, r.Error)
+		}
+	}
+	return runs
+}
+
+type testOutput struct{ t *testing.T }
+
+func (o testOutput) Write(b []byte) (int, error) {
+	o.t.Logf("%s", b)
+	return len(b), nil
+}
+
+// TestSparseFlowFeelsNoTunnel is the claim of the project: beside 4 TCP flows each
+// way through fq_codel gateways, a sparse probe through kiloport feels what it
+// would feel with no tunnel, loses nothing, and the flows get what the headers
+// leave. With one port it is another tunnel like all others.
+func TestSparseFlowFeelsNoTunnel(t *testing.T) {
+	var plan []lab.Experiment
+	for _, tunnel := range []string{"none", "kiloport", "kiloport-1port", "wireguard-go"} {
+		plan = append(plan, lab.Experiment{Scenario: "rrul_be", Tunnel: tunnel, Load: 7 * time.Second})
+	}
+	runs := labRuns(t, plan)
+	var probe [4]report.Latency
+	for i := range runs {
+		l, err := report.Induced(runs[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		probe[i] = l
+	}
+	none, ours := probe[0], probe[1]
+	if ours.Median() > none.Median()+0.2 || ours.Worst() > none.Worst()+1 || ours.Lost > 0 {
+		t.Errorf("kiloport adds %.2f ms, %.2f at worst, and loses %d; no tunnel %.2f and %.2f", ours.Median(), ours.Worst(), ours.Lost, none.Median(), none.Worst())
+	}
+	up, ofUp := report.Figures(runs[1])[report.MetricGoodputUp], report.Figures(runs[0])[report.MetricGoodputUp]
+	if up < 0.9*ofUp {
+		t.Errorf("goodput is %.2f Mbit/s, %.2f without a tunnel", up, ofUp)
+	}
+	for i, r := range runs[2:] {
+		if median := probe[2+i].Median(); median < 5 {
+			t.Errorf("%s adds only %.2f ms: does the gateway see its inner flows?", r.Tunnel.Name, median)
+		}
+	}
+}
+
+// TestFlowsHaveQueuesOfTheirOwn wants 100 flows to be as far apart at a gateway as
+// without a tunnel: by the law of large numbers 91 of them are alone in one of
+// 1024 queues, and 3 more or less are chance (the mean of ten).
+func TestFlowsHaveQueuesOfTheirOwn(t *testing.T) {
+	plan := make([]lab.Experiment, 10)
+	for i := range plan {
+		plan[i] = lab.Experiment{Scenario: "flows", Tunnel: "kiloport", Flows: 100, Load: 2 * time.Second}
+	}
+	mean := 0.0
+	for _, r := range labRuns(t, plan) {
+		if n := r.Metrics["outer_flows_count"]; n != 100 {
+			t.Errorf("100 inner flows were %v outer ones", n)
+		}
+		mean += r.Metrics["flows_alone_percent"] / float64(len(plan))
+	}
+	if mean < 90.8-3.5 {
+		t.Errorf("%.1f %% of the flows were alone in their queue", mean)
+	}
+}
+
+// TestMarksArriveInside: what the gateways mark, the senders hear of, and nothing
+// is sent again.
+func TestMarksArriveInside(t *testing.T) {
+	path := netlab.Path{Qdisc: netlab.Qdisc{ECN: true}}
+	runs := labRuns(t, []lab.Experiment{{Scenario: "ecn", Tunnel: "kiloport", Load: 7 * time.Second, Path: path}})
+	m := runs[0].Metrics
+	marks := m["gateway_marks_up_count"] + m["gateway_marks_down_count"]
+	if marks < 50 || m["gateway_drops_up_count"]+m["gateway_drops_down_count"] > 0 || m["retransmits_count"] > 0 {
+		t.Errorf("%v marks, %v and %v drops, %v sent again", marks, m["gateway_drops_up_count"], m["gateway_drops_down_count"], m["retransmits_count"])
+	}
+	if heard := m["segments_delivered_ce_count"]; heard == 0 {
+		t.Error("no sender heard of a mark")
+	}
+}

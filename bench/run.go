@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"kiloport/bench/lab"
+	"kiloport/bench/labkernel"
+	"kiloport/bench/netlab"
+	"kiloport/bench/report"
+	"kiloport/bench/tunnels"
+)
+
+func init() { register(newRun) }
+
+// runOptions are the flags of `bench run`.
+type runOptions struct {
+	tunnels     []string
+	rates       []string
+	rtt         time.Duration
+	qdisc       string
+	ecn, ipv4   bool
+	mtu         int
+	loss        float64
+	flows       []int
+	cases       []string
+	settings    []string
+	repeat      int
+	seconds     int
+	jobs        int
+	real        bool
+	baseline    string
+	out         string
+	kiloport    string
+	wireguardGo string
+}
+
+func newRun() *cobra.Command {
+	var o runOptions
+	cmd := &cobra.Command{
+		Use:   "run [SCENARIO…]",
+		Short: "Measure tunnels behind real gateways, in virtual time",
+		Long: `Run lays out host – tunnel – gateway – internet – gateway – tunnel – host, runs
+scenarios through each tunnel over each path, and writes report.json, a page and
+plots. By default this happens in the lab kernel: Linux with fq_codel, cake and
+netem in virtual time, where the processor costs nothing and figures repeat
+whatever else the machine does. With --real it happens in this machine's kernel,
+tunnels in turn, and ratios to one of them say more than the figures. Scenarios
+"in real time" always do so, without a bottleneck or a delay.
+
+Scenarios:
+` + scenarioHelp(),
+		ValidArgs: lab.Names(),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			plan, err := o.plan(args)
+			if err != nil {
+				return err
+			}
+			return runPlan(cmd.Context(), &o, plan, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	o.flags(cmd)
+	return cmd
+}
+
+func (o *runOptions) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringSliceVar(&o.tunnels, "tunnels", []string{"none", "kiloport", "kernel-wireguard", "wireguard-go"}, "which, of "+strings.Join(tunnels.Names, ", "))
+	f.StringSliceVar(&o.rates, "rates", []string{"20"}, "bottlenecks in Mbit/s, both ways or UP/DOWN, 0 for none")
+	f.DurationVar(&o.rtt, "rtt", 20*time.Millisecond, "round-trip time of the idle path")
+	f.StringVar(&o.qdisc, "qdisc", netlab.KindFQCodel, "the gateways' queue: fq_codel, cake, codel, pfifo, fq_pie, …")
+	f.BoolVar(&o.ecn, "ecn", false, "gateways mark instead of dropping, in every scenario")
+	f.BoolVar(&o.ipv4, "ipv4", false, "outer packets are IPv4")
+	f.IntVar(&o.mtu, "mtu", 0, "MTU of the path in bytes, 0 means 1500")
+	f.Float64Var(&o.loss, "loss", 0, "share of packets that the internet loses each way, 0 to 1")
+	f.IntSliceVar(&o.flows, "flows", nil, "how many flows, in scenarios that leave it open")
+	f.StringSliceVar(&o.cases, "cases", nil, `some of the loads of scenarios in real time, such as "tcp 8 up" (default all)`)
+	f.StringArrayVar(&o.settings, "set", nil, `a line for the [Interface] section of kiloport's file, such as "Ports = 64"`)
+	f.IntVar(&o.repeat, "repeat", 0, "repetitions, 0 means what the scenario needs")
+	f.IntVar(&o.seconds, "seconds", 0, "length of the load, 0 means what the scenario needs")
+	f.IntVar(&o.jobs, "jobs", runtime.NumCPU(), "lab kernels at the same time")
+	f.BoolVar(&o.real, "real", false, "in this machine's kernel, in real time")
+	f.StringVar(&o.baseline, "baseline", "", "print ratios to this tunnel (default in real time: wireguard-go, if it is measured)")
+	f.StringVar(&o.out, "out", "", "folder of the report (default bench/results/ and the time)")
+	f.StringVar(&o.kiloport, "kiloport", "bin/kiloport", "the kiloport to measure")
+	f.StringVar(&o.wireguardGo, "wireguard-go", "bin/wireguard-go", "the wireguard-go to measure")
+}
+
+func scenarioHelp() string {
+	var b strings.Builder
+	for _, s := range lab.Scenarios {
+		fmt.Fprintf(&b, "  %-10s %s\n", s.Name, s.Title)
+	}
+	return b.String()
+}
+
+// runPlan does all experiments and writes the report.
+func runPlan(ctx context.Context, o *runOptions, plan []lab.Experiment, out, progress io.Writer) error {
+	do, environment, err := o.runner(ctx, progress)
+	if err != nil {
+		return err
+	}
+	runs, err := runAll(ctx, plan, o.parallel(), do, progress)
+	if err != nil {
+		return err
+	}
+	doc := &report.Document{Created: time.Now().UTC().Truncate(time.Second), Command: append([]string{"bench"}, os.Args[1:]...), Environment: environment(), Runs: runs}
+	dir := o.out
+	if dir == "" {
+		dir = filepath.Join("bench", "results", time.Now().Format("2006-01-02-150405"))
+	}
+	if err := report.Write(doc, dir); err != nil {
+		return err
+	}
+	writeSummary(out, runs)
+	if base := o.base(); base != "" {
+		writeRatios(out, runs, base)
+	}
+	fmt.Fprintf(out, "\n%s\n", filepath.Join(dir, "index.html"))
+	return brokenRuns(runs)
+}
+
+func (o *runOptions) parallel() int {
+	if o.real {
+		return 1
+	}
+	return max(1, o.jobs)
+}
+
+// base is the tunnel that the others are compared with, empty for none.
+func (o *runOptions) base() string {
+	const usual = "wireguard-go"
+	if o.baseline == "" && o.real && slices.Contains(o.tunnels, usual) {
+		return usual
+	}
+	return o.baseline
+}
+
+func brokenRuns(runs []report.Run) error {
+	var errs []error
+	for i := range runs {
+		if r := &runs[i]; r.Error != "" {
+			errs = append(errs, fmt.Errorf("%s, %s, %s, repetition %d: %s", r.Scenario, r.Tunnel, r.Path, r.Repetition, r.Error))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// A runner does one experiment somewhere.
+type runner func(ctx context.Context, e *lab.Experiment) (*report.Run, error)
+
+// runner chooses where experiments are done.
+func (o *runOptions) runner(ctx context.Context, progress io.Writer) (runner, func() report.Environment, error) {
+	if o.real {
+		if os.Geteuid() != 0 {
+			return nil, nil, errors.New("measure in this kernel: not root; run this as root, or under sudo")
+		}
+		here := func(ctx context.Context, e *lab.Experiment) (*report.Run, error) { return e.Run(ctx) }
+		return here, func() report.Environment { return environmentOf(report.KernelHere, "") }, nil
+	}
+	kernel, err := labkernel.Ensure(ctx, progress)
+	if err != nil {
+		return nil, nil, err
+	}
+	g := &guests{kernel: kernel}
+	return g.run, func() report.Environment { return environmentOf(report.KernelLab, kernel.Manifest.Release) }, nil
+}
+
+// environmentOf describes where the packets were carried; an empty release is
+// this kernel's.
+func environmentOf(kernelOf, release string) report.Environment {
+	e := lab.Environment(kernelOf)
+	if release != "" {
+		e.Kernel, e.Virtual, e.Cores = release, true, 1
+	}
+	return e
+}

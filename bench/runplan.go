@@ -1,0 +1,214 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"kiloport/bench/lab"
+	"kiloport/bench/netlab"
+	"kiloport/bench/tunnels"
+)
+
+// plan is every experiment to be done.
+func (o *runOptions) plan(names []string) ([]lab.Experiment, error) {
+	if len(names) == 0 {
+		names = []string{"rrul_be"}
+	}
+	scenarios, err := o.scenarios(names)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.checkBaseline(); err != nil {
+		return nil, err
+	}
+	binaries, err := o.binaries()
+	if err != nil {
+		return nil, err
+	}
+	var all []lab.Experiment
+	for _, s := range scenarios {
+		some, err := o.experiments(s, binaries)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, some...)
+	}
+	return all, nil
+}
+
+// scenarios finds scenarios by their names, and turns to real time if they want it.
+func (o *runOptions) scenarios(names []string) (some []*lab.Scenario, err error) {
+	inReal := 0
+	for _, name := range names {
+		i := slices.IndexFunc(lab.Scenarios, func(s lab.Scenario) bool { return s.Name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("there is no scenario %q: choose among %s", name, strings.Join(lab.Names(), ", "))
+		}
+		some = append(some, &lab.Scenarios[i])
+		if some[len(some)-1].RealTime {
+			inReal++
+		}
+	}
+	switch {
+	case inReal == len(some):
+		o.real = true
+	case inReal > 0 && !o.real:
+		return nil, errors.New("some of these scenarios are in real time and some are not: run them apart, or all with --real")
+	}
+	return some, nil
+}
+
+func (o *runOptions) checkBaseline() error {
+	if o.baseline != "" && !slices.Contains(o.tunnels, o.baseline) {
+		return fmt.Errorf("--baseline %s is not among the --tunnels that are measured", o.baseline)
+	}
+	return nil
+}
+
+// binaries finds the programs that are measured.
+func (o *runOptions) binaries() (b tunnels.Binaries, err error) {
+	for _, p := range []struct {
+		tunnel, path string
+		into         *string
+		make         string
+	}{
+		{"kiloport", o.kiloport, &b.Kiloport, "make build"},
+		{"wireguard-go", o.wireguardGo, &b.WireguardGo, "make bin/wireguard-go"},
+	} {
+		if !slices.ContainsFunc(o.tunnels, func(t string) bool { return strings.HasPrefix(t, p.tunnel) }) {
+			continue
+		}
+		if *p.into, err = filepath.Abs(p.path); err == nil {
+			_, err = os.Stat(*p.into)
+		}
+		if err != nil {
+			return b, fmt.Errorf("find %s: %w; run %s, or name it with --%s", p.tunnel, err, p.make, p.tunnel)
+		}
+	}
+	return b, nil
+}
+
+func (o *runOptions) experiments(s *lab.Scenario, binaries tunnels.Binaries) (all []lab.Experiment, err error) {
+	e := lab.Experiment{Scenario: s.Name, IPv4: o.ipv4, Load: s.Load, Binaries: binaries}
+	if o.seconds > 0 {
+		e.Load = time.Duration(o.seconds) * time.Second
+	}
+	repeat := s.Repetitions
+	if o.repeat > 0 {
+		repeat = o.repeat
+	}
+	flows := o.flows
+	if len(flows) == 0 || s.RealTime {
+		flows = []int{s.Flows}
+	}
+	for _, tunnel := range o.tunnels {
+		if _, err := tunnels.ByName(tunnel, binaries, nil); err != nil {
+			return nil, err
+		}
+	}
+	paths, err := o.paths(s)
+	if err != nil {
+		return nil, err
+	}
+	cases, err := o.choose(s)
+	if err != nil {
+		return nil, err
+	}
+	for _, e.Path = range paths {
+		for _, e.Flows = range flows {
+			for _, e.Case = range cases {
+				all = append(all, o.turns(e, repeat)...)
+			}
+		}
+	}
+	return all, nil
+}
+
+// paths are those that the flags and the scenario make of the rates.
+func (o *runOptions) paths(s *lab.Scenario) (paths []netlab.Path, err error) {
+	if s.RealTime {
+		return []netlab.Path{{}}, nil
+	}
+	for _, rate := range o.rates {
+		p, err := o.path(s, rate)
+		if err != nil {
+			return nil, err
+		}
+		paths = append(paths, p)
+	}
+	return paths, nil
+}
+
+// choose are the scenario's cases that were asked for; one without a name where
+// it has none.
+func (o *runOptions) choose(s *lab.Scenario) ([]string, error) {
+	all := s.Cases()
+	if len(all) == 0 {
+		return []string{""}, nil
+	}
+	if len(o.cases) == 0 {
+		return all, nil
+	}
+	chosen := slices.DeleteFunc(slices.Clone(all), func(name string) bool { return !slices.Contains(o.cases, name) })
+	if len(chosen) == 0 {
+		return nil, fmt.Errorf("--cases: scenario %s has none of them: choose among %s", s.Name, strings.Join(all, ", "))
+	}
+	return chosen, nil
+}
+
+// turns are the repetitions of an experiment through every tunnel. In real time
+// the tunnels take turns, so that what else the machine does meets all of them.
+func (o *runOptions) turns(e lab.Experiment, repeat int) (all []lab.Experiment) {
+	for _, e.Tunnel = range o.tunnels {
+		e.Settings = nil
+		if strings.HasPrefix(e.Tunnel, "kiloport") {
+			e.Settings = o.settings
+		}
+		for e.Repetition = 1; e.Repetition <= repeat; e.Repetition++ {
+			all = append(all, e)
+		}
+	}
+	if o.real {
+		slices.SortStableFunc(all, func(a, b lab.Experiment) int { return a.Repetition - b.Repetition })
+	}
+	return all
+}
+
+// path is what the flags and the scenario make of one rate.
+func (o *runOptions) path(s *lab.Scenario, rate string) (p netlab.Path, err error) {
+	up, down, two := strings.Cut(rate, "/")
+	if !two {
+		down = up
+	}
+	if p.RateUp, err = megabits(up); err == nil {
+		p.RateDown, err = megabits(down)
+	}
+	if err != nil {
+		return p, fmt.Errorf("--rates %s: %w", rate, err)
+	}
+	p.RTT, p.MTU, p.Loss = o.rtt, o.mtu, o.loss
+	p.Qdisc = netlab.Qdisc{Kind: o.qdisc}
+	if p.Qdisc.Kind != netlab.KindPfifo && p.Qdisc.Kind != netlab.KindSFQ && p.Qdisc.Kind != netlab.KindFQ {
+		p.Qdisc.ECN = o.ecn || s.ECN
+		p.Qdisc.CEThreshold = s.CEThreshold
+	}
+	if o.real {
+		// A timer of this machine may be late by a millisecond.
+		p.Burst = int(max(p.RateUp, p.RateDown) / 8 / 1000)
+	}
+	return p, p.Validate()
+}
+
+func megabits(s string) (int64, error) {
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil || f < 0 {
+		return 0, fmt.Errorf("%q is not a rate in Mbit/s", s)
+	}
+	return int64(f * 1e6), nil
+}

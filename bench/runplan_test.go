@@ -1,0 +1,99 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"kiloport/bench/lab"
+)
+
+// TestPlanTakesTurns wants the tunnels to take turns in real time, and one after
+// the other in virtual time, where it does not matter.
+func TestPlanTakesTurns(t *testing.T) {
+	for _, test := range []struct {
+		scenario string
+		real     bool
+		want     string
+	}{
+		{"throughput", true, "none:tcp 8 up:1 tinc:tcp 8 up:1 none:tcp 8 up:2 tinc:tcp 8 up:2"},
+		{"rrul_be", false, "none::1 none::2 tinc::1 tinc::2"},
+		{"rrul_be", true, "none::1 tinc::1 none::2 tinc::2"},
+	} {
+		o := &runOptions{tunnels: []string{"none", "tinc"}, rates: []string{"20"}, qdisc: "fq_codel", repeat: 2, real: test.real, cases: []string{"tcp 8 up"}}
+		plan, err := o.plan([]string{test.scenario})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, e := range plan {
+			got = append(got, fmt.Sprintf("%s:%s:%d", e.Tunnel, e.Case, e.Repetition))
+		}
+		if s := strings.Join(got, " "); s != test.want {
+			t.Errorf("%s, real %v: %s, want %s", test.scenario, test.real, s, test.want)
+		}
+	}
+}
+
+func TestPlanOfRealTime(t *testing.T) {
+	o := &runOptions{tunnels: []string{"none"}, rates: []string{"20", "50"}, flows: []int{1, 2}, repeat: 1, jobs: 4}
+	plan, err := o.plan([]string{"throughput", "overload"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !o.real || o.parallel() != 1 {
+		t.Errorf("real %v, %d at the same time", o.real, o.parallel())
+	}
+	seen := map[string]int{}
+	for _, e := range plan {
+		seen[e.Scenario+" "+e.Case]++
+		if e.Path.RateUp != 0 || e.Path.RTT != 0 || e.Load <= 0 {
+			t.Errorf("%+v", e)
+		}
+	}
+	for _, s := range lab.Scenarios {
+		for _, c := range s.Cases() {
+			if n := seen[s.Name+" "+c]; n != 1 {
+				t.Errorf("%s %s is there %d times", s.Name, c, n)
+			}
+		}
+	}
+}
+
+func TestPlanMistakes(t *testing.T) {
+	for _, test := range []struct {
+		names, cases []string
+		want         string
+	}{
+		{[]string{"frobnicate"}, nil, "no scenario"},
+		{[]string{"rrul_be", "throughput"}, nil, "run them apart"},
+		{[]string{"throughput"}, []string{"tcp 9 up"}, "tcp 8 up"},
+	} {
+		o := &runOptions{tunnels: []string{"none"}, rates: []string{"20"}, qdisc: "fq_codel", cases: test.cases}
+		if _, err := o.plan(test.names); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%q %q: %v, want %q", test.names, test.cases, err, test.want)
+		}
+	}
+}
+
+func TestBaseline(t *testing.T) {
+	both := []string{"kiloport", "wireguard-go"}
+	for _, test := range []struct {
+		o    runOptions
+		want string
+	}{
+		{runOptions{tunnels: both, real: true}, "wireguard-go"},
+		{runOptions{tunnels: both}, ""},
+		{runOptions{tunnels: both[:1], real: true}, ""},
+		{runOptions{tunnels: both, real: true, baseline: "kiloport"}, "kiloport"},
+	} {
+		if got := test.o.base(); got != test.want {
+			t.Errorf("%v, real %v, baseline %q: %q", test.o.tunnels, test.o.real, test.o.baseline, got)
+		}
+	}
+	o := &runOptions{tunnels: both, baseline: "tinc"}
+	if err := o.checkBaseline(); err == nil || !slices.Contains(strings.Fields(err.Error()), "tinc") {
+		t.Errorf("a baseline that is not measured: %v", err)
+	}
+}

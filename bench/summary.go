@@ -1,0 +1,89 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"text/tabwriter"
+
+	"kiloport/bench/lab"
+	"kiloport/bench/report"
+)
+
+// summaryColumns are the figures that the summary shows, of those that a run has.
+var summaryColumns = []struct{ metric, head string }{
+	{report.MetricInducedMedian, "median +ms"},
+	{report.MetricInducedP99, "p99 +ms"},
+	{report.MetricInducedWorst, "worst +ms"},
+	{report.MetricLost, "lost %"},
+	{report.MetricBaseRTT, "idle ms"},
+	{report.MetricGoodputUp, "up Mbit/s"},
+	{report.MetricGoodputDown, "down Mbit/s"},
+	{lab.MetricAlone, "alone Mbit/s"},
+	{lab.MetricPackets, "packets/s"},
+	{lab.MetricCPUPerGB, "CPU s/GB"},
+	{lab.MetricMemoryA, "A MiB"},
+	{lab.MetricMemoryB, "B MiB"},
+	{"flows_alone_percent", "alone %"},
+	{"outer_flows_count", "outer flows"},
+	{"retransmits_count", "retransmits"},
+	{"segments_delivered_ce_count", "CE delivered"},
+}
+
+// writeSummary prints the medians over the repetitions, a table for each
+// scenario and path.
+func writeSummary(w io.Writer, runs []report.Run) {
+	type key struct {
+		scenario string
+		path     report.Path
+	}
+	var order []key
+	tables := map[key][]*report.Run{}
+	for i := range runs {
+		k := key{runs[i].Scenario, runs[i].Path}
+		if tables[k] == nil {
+			order = append(order, k)
+		}
+		tables[k] = append(tables[k], &runs[i])
+	}
+	for _, k := range order {
+		fmt.Fprintf(w, "\n%s, %s: medians of the repetitions\n", k.scenario, k.path)
+		writeTable(w, tables[k])
+	}
+}
+
+func writeTable(w io.Writer, runs []*report.Run) {
+	var names []string
+	values := map[string]map[string][]float64{} // by tunnel and metric
+	for _, r := range runs {
+		name := r.Tunnel.String()
+		if values[name] == nil {
+			names = append(names, name)
+			values[name] = map[string][]float64{}
+		}
+		for metric, v := range report.Figures(*r) {
+			values[name][metric] = append(values[name][metric], v)
+		}
+	}
+	columns := slices.DeleteFunc(slices.Clone(summaryColumns), func(c struct{ metric, head string }) bool {
+		return !slices.ContainsFunc(names, func(n string) bool { return len(values[n][c.metric]) > 0 })
+	})
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(t, "tunnel\t")
+	for _, c := range columns {
+		fmt.Fprint(t, c.head, "\t")
+	}
+	fmt.Fprintln(t)
+	for _, name := range names {
+		fmt.Fprint(t, name, "\t")
+		for _, c := range columns {
+			if v := values[name][c.metric]; len(v) > 0 {
+				fmt.Fprintf(t, "%.2f\t", report.NewSpread(v).Median)
+			} else {
+				fmt.Fprint(t, "\t")
+			}
+		}
+		fmt.Fprintln(t)
+	}
+	t.Flush()
+}
