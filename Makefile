@@ -4,6 +4,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 FLOWS ?= 500
 SECONDS ?= 5
+TUNNELS ?= none,kiloport,kiloport-1port,kernel-wireguard,wireguard-go,tinc
 
 VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null),unknown)
 
@@ -33,6 +34,21 @@ build: ## build the static binary bin/kiloport
 bin/bench:
 	@.ci/go >/dev/null
 	$(GO_BUILD) -o bin/bench ./bench
+
+.PHONY: bin/wireguard-go
+bin/wireguard-go:
+	@.ci/go >/dev/null
+	$(GO_BUILD) -o bin/wireguard-go golang.zx2c4.com/wireguard
+
+.PHONY: bench
+bench: deps-bench ## measure against other tunnels behind real gateways, in virtual time
+	@$(MAKE) --no-print-directory build bin/bench bin/wireguard-go
+	$(SUDO) bin/bench run rrul_be upload --tunnels $(TUNNELS) --rates 20 --repeat 4 --seconds 10
+
+.PHONY: deps-bench
+deps-bench:
+	@.ci/deps build
+	@.ci/deps bench
 
 .PHONY: demo
 demo: deps ## two sites, a router, hundreds of flows: see what the wire sees

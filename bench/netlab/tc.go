@@ -45,6 +45,7 @@ type MissingError struct {
 	Kinds []string
 }
 
+// Error implements error.
 func (e *MissingError) Error() string {
 	return fmt.Sprintf("this kernel has no %s: run in the lab kernel (`bench kernel`), or on a kernel that has it", strings.Join(e.Kinds, ", no "))
 }
