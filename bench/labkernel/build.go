@@ -72,14 +72,7 @@ func (b *builder) prepare(ctx context.Context) (source, error) {
 		return source{}, fmt.Errorf("%s has %d MB free and %d MB are needed: make room, or set XDG_CACHE_HOME to a folder elsewhere",
 			b.cache, space>>20, neededSpace>>20)
 	}
-	src, err := b.host.findSource(ctx)
-	if errors.Is(err, errNoSource) && b.host.root {
-		b.reporter.step("updating apt's lists")
-		if _, err := b.host.run(ctx, "", nil, "apt-get", "update", "-q"); err != nil {
-			return source{}, err
-		}
-		src, err = b.host.findSource(ctx)
-	}
+	src, err := b.source(ctx)
 	if err != nil {
 		return source{}, err
 	}
@@ -95,6 +88,24 @@ func (b *builder) prepare(ctx context.Context) (source, error) {
 		return source{}, err
 	}
 	return b.installed(ctx, src)
+}
+
+// source finds the source. Where apt would have to bring one and knows none, or
+// no better one than an old release's, it may be that its lists are out of date.
+func (b *builder) source(ctx context.Context) (source, error) {
+	src, err := b.host.findSource(ctx)
+	best := err == nil && (src.installed || src.pkg == sourcePackages[0])
+	if best || !b.host.root || err != nil && !errors.Is(err, errNoSource) {
+		return src, err
+	}
+	b.reporter.step("updating apt's lists")
+	if _, updateErr := b.host.run(ctx, "", nil, "apt-get", "update", "-q"); updateErr != nil {
+		if err == nil {
+			return src, nil
+		}
+		return source{}, updateErr
+	}
+	return b.host.findSource(ctx)
 }
 
 // installed looks whether the packages have brought what they were to bring,

@@ -17,6 +17,7 @@ type fakeHost struct {
 	lacks    []string // files and programs
 	stays    []string // what it lacks after apt has installed all
 	unknown  bool     // apt knows no source package
+	stale    bool     // apt knows only the older one, until its lists are updated
 	room     uint64   // bytes
 	fails    string   // the command line that fails
 	without  string   // the symbol that the kernel does not know
@@ -47,6 +48,10 @@ func (f *fakeHost) run(ctx context.Context, dir string, out io.Writer, name stri
 	switch {
 	case strings.HasPrefix(line, "apt-get install"):
 		f.lacks = f.stays
+	case strings.HasPrefix(line, "apt-get update"):
+		f.stale = false
+	case name == "apt-cache" && f.stale && args[1] == sourcePackages[0]:
+		return "", nil
 	case name == "apt-cache" && f.unknown:
 		return "", nil
 	case name == "apt-cache":
@@ -124,6 +129,22 @@ func TestBuildInstallsWhatIsMissing(t *testing.T) {
 	want := "apt-get install -q -y --no-install-recommends binutils bison linux-source-6.12"
 	if !slices.Contains(f.commands, want) {
 		t.Errorf("commands %q have no %q", f.commands, want)
+	}
+}
+
+func TestBuildUpdatesListsThatAreOutOfDate(t *testing.T) {
+	noSource := []string{"/usr/src/linux-source-6.12.tar.xz", "/usr/src/linux-source-6.1.tar.xz"}
+	for _, test := range []struct{ fails, want string }{
+		{"", "install -q -y --no-install-recommends linux-source-6.12"},
+		{"apt-get update", "install -q -y --no-install-recommends linux-source-6.1"},
+	} {
+		f := newFakeHost()
+		f.lacks, f.stale, f.fails = noSource, true, test.fails
+		_, _, err := f.buildIn(t.Context(), t.TempDir())
+		must(t, err)
+		if want := "apt-get " + test.want; !slices.Contains(f.commands, want) {
+			t.Errorf("with %q failing, commands %q have no %q", test.fails, f.commands, want)
+		}
 	}
 }
 
