@@ -9,20 +9,20 @@ import (
 	"kiloport/portpool"
 	"kiloport/tunnel/ecn"
 	"kiloport/tunnel/noise"
+	"kiloport/tunnel/tun"
 )
 
 const (
 	maxDatagram  = 1 << 16
 	receiveBatch = 128
 	receivePause = 100 * time.Millisecond
-	// minWrite is the room before each packet that the TUN device may use.
-	minWrite = headerSize
 )
 
 // receiver carries packets from a socket to the TUN device. It is one goroutine
 // and owns everything here, and the receiving half of every session.
 type receiver struct {
 	device   *Device
+	tun      tun.Queue
 	messages []portpool.Message
 	write    [][]byte
 	touched  []touchedPeer
@@ -38,7 +38,7 @@ type touchedPeer struct {
 }
 
 func newReceiver(d *Device) *receiver {
-	r := &receiver{device: d, messages: make([]portpool.Message, receiveBatch), write: make([][]byte, 0, receiveBatch)}
+	r := &receiver{device: d, tun: d.tun.Queues()[0], messages: make([]portpool.Message, receiveBatch), write: make([][]byte, 0, receiveBatch)}
 	slab := make([]byte, receiveBatch*maxDatagram)
 	for i := range r.messages {
 		r.messages[i].Buf = slab[i*maxDatagram : (i+1)*maxDatagram : (i+1)*maxDatagram]
@@ -79,14 +79,14 @@ func (r *receiver) receive(messages []portpool.Message) {
 	for i := range messages {
 		r.message(&messages[i])
 	}
-	if len(r.write) > 0 {
-		if n, err := r.device.tun.Write(r.write, minWrite); err != nil {
-			r.device.drops[dropTUN].Add(uint64(len(r.write) - n))
+	for _, packet := range r.write {
+		if err := r.tun.Write(tun.Header{}, packet, nil); err != nil {
+			r.device.drops.add(dropTUN)
 			r.device.limited.warn("the tun device refused packets", "error", err)
 		}
-		clear(r.write)
-		r.write = r.write[:0]
 	}
+	clear(r.write)
+	r.write = r.write[:0]
 	for i, t := range r.touched {
 		t.peer.received(r.now, t.session, t.data)
 		r.touched[i] = touchedPeer{}
@@ -200,7 +200,7 @@ func (r *receiver) deliver(m *portpool.Message, p *peer, payload []byte) {
 	}
 	// The transport header stood before the payload; the device may write
 	// its own there.
-	r.write = append(r.write, m.Buf[:headerSize+length])
+	r.write = append(r.write, m.Buf[headerSize-tun.Headroom:headerSize+length])
 }
 
 // innerLength gives the length that an IP header claims, if it is believable:

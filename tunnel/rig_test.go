@@ -16,7 +16,7 @@ import (
 	"kiloport/tunnel/uapi"
 )
 
-// memTUN is a TUN device whose kernel side is the test.
+// memTUN is a TUN device, and its one queue, whose kernel side is the test.
 type memTUN struct {
 	mtu    int
 	in     chan []byte // the kernel's packets into the tunnel
@@ -32,39 +32,34 @@ func newMemTUN(mtu int) *memTUN {
 	return m
 }
 
-func (m *memTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+func (m *memTUN) Queues() []tun.Queue            { return []tun.Queue{m} }
+func (m *memTUN) Capabilities() tun.Capabilities { return tun.Capabilities{Queues: 1} }
+
+func (m *memTUN) Read(buf []byte) (tun.Header, int, error) {
 	select {
 	case <-m.closed:
-		return 0, os.ErrClosed
+		return tun.Header{}, 0, os.ErrClosed
 	case p := <-m.in:
-		sizes[0] = copy(bufs[0][offset:], p)
+		return tun.Header{}, copy(buf[tun.Headroom:], p), nil
 	}
-	n, err := m.TryRead(bufs[1:], sizes[1:], offset)
-	return n + 1, err
 }
 
-func (m *memTUN) TryRead(bufs [][]byte, sizes []int, offset int) (n int, err error) {
-	for n < len(bufs) {
-		select {
-		case p := <-m.in:
-			sizes[n] = copy(bufs[n][offset:], p)
-			n++
-		default:
-			return n, nil
-		}
+func (m *memTUN) TryRead(buf []byte) (tun.Header, int, error) {
+	select {
+	case p := <-m.in:
+		return tun.Header{}, copy(buf[tun.Headroom:], p), nil
+	default:
+		return tun.Header{}, 0, nil
 	}
-	return n, nil
 }
 
-func (m *memTUN) Write(bufs [][]byte, offset int) (int, error) {
-	for _, b := range bufs {
-		select {
-		case m.out <- slices.Clone(b[offset:]):
-		case <-m.closed:
-			return 0, os.ErrClosed
-		}
+func (m *memTUN) Write(h tun.Header, buf []byte, more [][]byte) error {
+	select {
+	case m.out <- slices.Concat(append([][]byte{buf[tun.Headroom:]}, more...)...):
+		return nil
+	case <-m.closed:
+		return os.ErrClosed
 	}
-	return len(bufs), nil
 }
 
 func (m *memTUN) Name() string             { return "mem0" }

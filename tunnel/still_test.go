@@ -77,12 +77,12 @@ type countTUN struct {
 	packets, bytes int
 }
 
-func (c *countTUN) Write(bufs [][]byte, offset int) (int, error) {
-	for _, b := range bufs {
-		c.packets++
-		c.bytes += len(b) - offset
-	}
-	return len(bufs), nil
+func (c *countTUN) Queues() []tun.Queue { return []tun.Queue{c} }
+
+func (c *countTUN) Write(_ tun.Header, buf []byte, more [][]byte) error {
+	c.packets++
+	c.bytes += len(buf) - tun.Headroom
+	return nil
 }
 
 func newStill(t testing.TB, n byte, options ...siteOption) (*still, *countTUN) {

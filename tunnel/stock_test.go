@@ -19,6 +19,7 @@ import (
 
 	"kiloport/portpool"
 	"kiloport/tunnel/noise"
+	"kiloport/tunnel/tun"
 	"kiloport/tunnel/uapi"
 )
 
@@ -95,8 +96,20 @@ type stockTUN struct {
 	events chan wgtun.Event
 }
 
-func (s *stockTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	return s.memTUN.Read(bufs[:1], sizes[:1], offset)
+func (s *stockTUN) Read(bufs [][]byte, sizes []int, offset int) (n int, err error) {
+	_, sizes[0], err = s.memTUN.Read(bufs[0][offset-tun.Headroom:])
+	if err != nil {
+		return 0, err
+	}
+	return 1, nil
+}
+func (s *stockTUN) Write(bufs [][]byte, offset int) (int, error) {
+	for i, b := range bufs {
+		if err := s.memTUN.Write(tun.Header{}, b[offset-tun.Headroom:], nil); err != nil {
+			return i, err
+		}
+	}
+	return len(bufs), nil
 }
 func (s *stockTUN) MTU() (int, error)          { return s.mtu, nil }
 func (s *stockTUN) Name() (string, error)      { return "stock0", nil }
@@ -127,8 +140,8 @@ func newStock(t *testing.T, network *memNet, n byte) *stock {
 	}}
 	s.at = netip.AddrPortFrom(s.addr, 51820)
 	s.key, _ = noise.NewPrivateKey(newSeeded(n))
-	tun := &stockTUN{memTUN: s.tun, events: make(chan wgtun.Event, 1)}
-	s.wg = device.NewDevice(tun, &memBind{net: network, host: s.addr}, &device.Logger{
+	link := &stockTUN{memTUN: s.tun, events: make(chan wgtun.Event, 1)}
+	s.wg = device.NewDevice(link, &memBind{net: network, host: s.addr}, &device.Logger{
 		Verbosef: device.DiscardLogf,
 		Errorf:   func(format string, args ...any) { t.Logf("wireguard-go: "+format, args...) },
 	})

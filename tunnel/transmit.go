@@ -21,7 +21,7 @@ const (
 // goroutine and owns everything here; nothing is handed over.
 type transmitter struct {
 	device  *Device
-	tun     tun.Device
+	tun     tun.Queue
 	hasher  flowhash.Hasher
 	queue   *queue.FQ[*packet]
 	buffers buffers
@@ -41,7 +41,7 @@ type transmitter struct {
 
 func newTransmitter(d *Device) *transmitter {
 	t := &transmitter{
-		device: d, tun: d.tun, hasher: d.hasher,
+		device: d, tun: d.tun.Queues()[0], hasher: d.hasher,
 		egress: newEgress(d.labels, transmitBatch),
 		read:   make([][]byte, readBatch),
 		sizes:  make([]int, readBatch),
@@ -73,7 +73,7 @@ func (t *transmitter) fill() error {
 	for i := 0; n > 0 && err == nil; i++ {
 		t.now = t.device.clock.Now()
 		for k := range n {
-			t.enqueue(t.read[k][:t.sizes[k]])
+			t.enqueue(t.read[k][tun.Headroom:][:t.sizes[k]])
 		}
 		if n < len(t.read) || i == drainBatches { // empty, or enough for now
 			return nil
@@ -83,11 +83,19 @@ func (t *transmitter) fill() error {
 	return err
 }
 
-func (t *transmitter) readTUN(wait bool) (int, error) {
-	if wait {
-		return t.tun.Read(t.read, t.sizes, 0)
+func (t *transmitter) readTUN(wait bool) (n int, err error) {
+	for n < len(t.read) {
+		if wait && n == 0 {
+			_, t.sizes[n], err = t.tun.Read(t.read[n])
+		} else {
+			_, t.sizes[n], err = t.tun.TryRead(t.read[n])
+		}
+		if err != nil || t.sizes[n] == 0 {
+			return n, err
+		}
+		n++
 	}
-	return t.tun.TryRead(t.read, t.sizes, 0)
+	return n, nil
 }
 
 func (t *transmitter) enqueue(bytes []byte) {

@@ -78,13 +78,18 @@ func TestContract(t *testing.T) {
 	}
 }
 
+// room puts a packet behind the headroom.
+func room(packet []byte) []byte { return append(make([]byte, tun.Headroom), packet...) }
+
 func contract(t *testing.T, h host) {
 	want(t, h, tun.Down)
 	packet := udp4(outside, inside, "hello")
-	room := func(p []byte) []byte { return append(make([]byte, 16), p...) }
-
-	if n, err := h.Write([][]byte{room(packet)}, 16); n != 0 || !errors.Is(err, tun.ErrLinkDown) {
-		t.Errorf("write while down: %d, %v", n, err)
+	if n := h.Capabilities().Queues; n != 1 || len(h.Queues()) != n {
+		t.Fatalf("%d queues, %d are said", len(h.Queues()), n)
+	}
+	q := h.Queues()[0]
+	if err := q.Write(tun.Header{}, room(packet), nil); !errors.Is(err, tun.ErrLinkDown) {
+		t.Errorf("write while down: %v", err)
 	}
 	if h.MTU() != tun.DefaultMTU || h.Name() != "same0" {
 		t.Errorf("%s, mtu %d", h.Name(), h.MTU())
@@ -92,51 +97,54 @@ func contract(t *testing.T, h host) {
 	h.setUp()
 	want(t, h, tun.Up)
 
-	// From the host: in order, at the offset, no more than asked for, and only
-	// what is there.
-	bufs, sizes := make([][]byte, 4), make([]int, 4)
-	for i := range bufs {
-		bufs[i] = make([]byte, 2000)
-	}
-	if n, err := h.TryRead(bufs, sizes, 8); n != 0 || err != nil {
+	// From the host: in order, behind the headroom, and only what is there.
+	buf := make([]byte, 2000)
+	if _, n, err := q.TryRead(buf); n != 0 || err != nil {
 		t.Errorf("nothing there: %d, %v", n, err)
 	}
 	for i := range 6 {
 		h.inject(fmt.Append(nil, "number ", i))
 	}
-	for next := 0; next < 6; {
-		n, err := h.Read(bufs, sizes, 8)
-		if n == 0 || err != nil {
-			t.Fatalf("read: %d, %v", n, err)
+	for i := range 6 {
+		read := q.Read
+		if i%2 == 1 {
+			read = q.TryRead
 		}
-		for i := range n {
-			if got, want := bufs[i][8:8+sizes[i]], fmt.Append(nil, "number ", next); !bytes.HasSuffix(got, want) {
-				t.Errorf("read %q, want %q", got, want)
-			}
-			next++
+		header, n, err := read(buf)
+		if n == 0 || err != nil || header != (tun.Header{}) {
+			t.Fatalf("read: %d, %v, %v", n, err, header)
+		}
+		if got, want := buf[tun.Headroom:][:n], fmt.Append(nil, "number ", i); !bytes.HasSuffix(got, want) {
+			t.Errorf("read %q, want %q", got, want)
 		}
 	}
-	if n, err := h.Read(nil, nil, 0); n != 0 || err != nil {
-		t.Errorf("no buffers: %d, %v", n, err)
+	if _, _, err := q.TryRead(buf[:tun.Headroom]); err == nil {
+		t.Error("a buffer without room")
 	}
-	if _, err := h.TryRead(bufs, sizes[:3], 0); err == nil {
-		t.Error("fewer sizes than buffers")
-	}
-	if _, err := h.TryRead(bufs, sizes, 2000); err == nil {
-		t.Error("an offset without room")
+	if _, _, err := q.Read(nil); err == nil {
+		t.Error("no buffer")
 	}
 	h.inject([]byte("cut me off"))
-	if n, err := h.Read([][]byte{make([]byte, 30)}, sizes, 2); n != 1 || sizes[0] != 28 || err != nil {
-		t.Errorf("a small buffer: %d, %d bytes, %v", n, sizes[0], err)
+	if _, n, err := q.Read(buf[:tun.Headroom+28]); n != 28 || err != nil {
+		t.Errorf("a small buffer: %d, %v", n, err)
 	}
 
-	// To the host: what is refused does not hold up the rest.
-	bad := []byte{0x99, 1, 2, 3}
-	n, err := h.Write([][]byte{room(packet), room(bad), room(nil), room(packet)}, 16)
-	if n != 2 || !errors.Is(err, tun.ErrMalformed) {
-		t.Errorf("write: %d, %v", n, err)
+	// To the host.
+	if err := q.Write(tun.Header{}, room([]byte{0x99, 1, 2, 3}), nil); !errors.Is(err, tun.ErrMalformed) {
+		t.Errorf("write: %v", err)
 	}
-	for range 2 {
+	if err := q.Write(tun.Header{}, room(nil), nil); !errors.Is(err, tun.ErrMalformed) {
+		t.Errorf("write nothing: %v", err)
+	}
+	whole := room(packet)
+	for _, more := range [][][]byte{nil, {whole[30:33], nil, whole[33:]}} {
+		buf := whole
+		if more != nil {
+			buf = whole[:30]
+		}
+		if err := q.Write(tun.Header{}, buf, more); err != nil {
+			t.Error(err)
+		}
 		if got := h.received(); string(got) != "hello" {
 			t.Errorf("the host got %q", got)
 		}
@@ -147,14 +155,14 @@ func contract(t *testing.T, h host) {
 	if err := h.Close(); err != nil {
 		t.Error(err)
 	}
-	if n, err := h.Read(bufs, sizes, 0); n != 0 || !errors.Is(err, os.ErrClosed) {
+	if _, n, err := q.Read(buf); n != 0 || !errors.Is(err, os.ErrClosed) {
 		t.Errorf("read: %d, %v", n, err)
 	}
-	if n, err := h.TryRead(bufs, sizes, 0); n != 0 || !errors.Is(err, os.ErrClosed) {
+	if _, n, err := q.TryRead(buf); n != 0 || !errors.Is(err, os.ErrClosed) {
 		t.Errorf("tryread: %d, %v", n, err)
 	}
-	if n, err := h.Write([][]byte{room(packet)}, 16); n != 0 || !errors.Is(err, os.ErrClosed) {
-		t.Errorf("write: %d, %v", n, err)
+	if err := q.Write(tun.Header{}, room(packet), nil); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("write: %v", err)
 	}
 	if err := h.Close(); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("second close: %v", err)
@@ -167,12 +175,13 @@ func contract(t *testing.T, h host) {
 // Neither packets nor floods of bad ones make garbage.
 func TestRefusedPacketsAllocateNothing(t *testing.T) {
 	h := realHost(t)
-	good, bad := udp4(outside, inside, "x"), []byte{0x99, 1}
-	bufs, sizes := [][]byte{make([]byte, 2000)}, make([]int, 1)
-	both := [][]byte{bad, good, nil}
+	q, buf := h.Queues()[0], make([]byte, 2000)
+	all := [][]byte{room([]byte{0x99, 1}), room(udp4(outside, inside, "x")), nil}
 	use := func() {
-		h.Write(both, 0)
-		h.TryRead(bufs, sizes, 0)
+		for _, b := range all {
+			q.Write(tun.Header{}, b, nil)
+		}
+		q.TryRead(buf)
 	}
 	if n := testing.AllocsPerRun(200, use); n != 0 {
 		t.Errorf("link down: %v allocations", n)
@@ -199,60 +208,15 @@ func TestReadAllocatesNothing(t *testing.T) {
 			h.inject(payload)
 		}
 	}()
-	bufs, sizes := [][]byte{make([]byte, 2000)}, make([]int, 1)
+	q, buf := h.Queues()[0], make([]byte, 2000)
 	use := func() {
 		sender <- struct{}{}
-		if n, err := h.Read(bufs, sizes, 0); n != 1 || err != nil {
+		if _, n, err := q.Read(buf); n == 0 || err != nil {
 			t.Fatal(n, err)
 		}
 	}
 	use()
 	if n := testing.AllocsPerRun(200, use); n != 0 {
 		t.Errorf("%v allocations", n)
-	}
-}
-
-func BenchmarkRead(b *testing.B)  { benchmark(b, true) }
-func BenchmarkWrite(b *testing.B) { benchmark(b, false) }
-func benchmark(b *testing.B, r bool) {
-	tuntest.Namespace(b)
-	d, err := tun.Create("bench%d", tun.Options{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer d.Close()
-	tuntest.IP(b, "addr add 10.96.0.1/24 dev "+d.Name())
-	tuntest.IP(b, "link set up dev "+d.Name())
-	conn, err := net.DialUDP("udp4", net.UDPAddrFromAddrPort(inside), net.UDPAddrFromAddrPort(outside))
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer conn.Close()
-	const batch = 64
-	bufs, sizes, payload := make([][]byte, batch), make([]int, batch), make([]byte, 1392)
-	for i := range bufs {
-		bufs[i] = udp4(netip.MustParseAddrPort("10.96.0.2:9"), netip.MustParseAddrPort("10.96.0.3:9"), string(payload))
-	}
-	b.SetBytes(1420)
-	b.ReportAllocs()
-	for done := 0; done < b.N; done += batch {
-		if !r {
-			if _, err := d.Write(bufs, 0); err != nil {
-				b.Fatal(err)
-			}
-			continue
-		}
-		b.StopTimer()
-		for range batch {
-			conn.Write(payload)
-		}
-		b.StartTimer()
-		for got := 0; got < batch; {
-			n, err := d.Read(bufs, sizes, 0)
-			if err != nil {
-				b.Fatal(err)
-			}
-			got += n
-		}
 	}
 }

@@ -1,9 +1,6 @@
 package tun
 
-import (
-	"sync"
-	"time"
-)
+import "sync"
 
 // news is what Events has not told yet: the last state rather than a history,
 // so that a late reader costs no memory.
@@ -49,7 +46,6 @@ func (d *device) apply(s linkState) {
 	defer n.mu.Unlock()
 	if s.deleted {
 		n.deleted = true
-		d.gone.Store(true)
 	} else {
 		n.toggled = n.toggled || n.told != 0 && n.up != s.up
 		n.up = s.up
@@ -109,9 +105,9 @@ func (d *device) follow() {
 				break
 			}
 			d.apply(s)
-			// The driver wakes a waiting Read itself; this is for the case that
-			// the poller does not pass that on.
-			d.file.SetReadDeadline(time.Unix(1, 0))
+			for _, q := range d.queues {
+				q.end()
+			}
 			return
 		}
 	}
@@ -121,15 +117,15 @@ func (d *device) follow() {
 // and if so, follows it there. A deleted link has let go of the descriptor
 // before its RTM_DELLINK is sent.
 func (d *device) moved() bool {
-	d.open.RLock()
-	defer d.open.RUnlock()
+	d.closing.Lock()
+	defer d.closing.Unlock()
 	if d.closed {
 		return true
 	}
-	if _, _, err := attached(d.fd); err != nil {
+	if _, _, err := attached(d.queues[0].fd); err != nil {
 		return false
 	}
-	s, err := openLink(d.fd)
+	s, err := openLink(d.queues[0].fd)
 	if err == nil {
 		err = s.ask()
 	}

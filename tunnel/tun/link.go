@@ -76,9 +76,7 @@ func routeSocket(tunFD int) (int, error) {
 		return newRouteSocket()
 	}
 	defer unix.Close(ns)
-	var there, here unix.Stat_t
-	if unix.Fstat(ns, &there) == nil && unix.Stat("/proc/thread-self/ns/net", &here) == nil &&
-		there.Ino == here.Ino && there.Dev == here.Dev {
+	if isOwnNamespace(ns) {
 		return newRouteSocket()
 	}
 	var fd int
@@ -96,6 +94,23 @@ func routeSocket(tunFD int) (int, error) {
 	}()
 	<-done
 	return fd, err
+}
+
+// isOwnNamespace says whether ns is the namespace of the calling thread.
+func isOwnNamespace(ns int) bool {
+	var there, here unix.Stat_t
+	return unix.Fstat(ns, &there) == nil && unix.Stat("/proc/thread-self/ns/net", &here) == nil &&
+		there.Ino == here.Ino && there.Dev == here.Dev
+}
+
+// inOwnNamespace says whether a link is in the namespace of the calling thread.
+func inOwnNamespace(tunFD int) (bool, error) {
+	ns, err := unix.IoctlRetInt(tunFD, unix.TUNGETDEVNETNS)
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(ns)
+	return isOwnNamespace(ns), nil
 }
 
 func newRouteSocket() (int, error) {

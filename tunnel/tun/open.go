@@ -4,10 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
-	"slices"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -20,8 +17,16 @@ type Options struct {
 	// MTU is the MTU to give the link, in bytes. With 0, Create gives it
 	// [DefaultMTU] and FromFile leaves it as it is.
 	MTU int
+	// Queues is how many queues to have, 0 meaning 1. For more than one, the
+	// link must not exist, or have been made with IFF_MULTI_QUEUE.
+	Queues int
+	// Offloads are those to ask for. What a kernel or a descriptor does not
+	// give is no error: [Device.Capabilities] says so.
+	Offloads Offloads
 	// Log gets what goes wrong while following the link. nil is silence.
 	Log *slog.Logger
+
+	refuse func(request uint, value int) error // what a test has the kernel refuse
 }
 
 func (o Options) log() *slog.Logger {
@@ -36,23 +41,14 @@ func (o Options) log() *slog.Logger {
 // "%d" the kernel puts the first number that is free. The link is down unless
 // it was up before.
 func Create(name string, o Options) (Device, error) {
-	ifr, err := request(name)
-	if err != nil {
+	a := newAttacher(o)
+	if err := a.create(name); err != nil {
 		return nil, err
-	}
-	fd, err := unix.Open(cloneDevice, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, openError(err)
-	}
-	ifr.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
-		unix.Close(fd)
-		return nil, attachError(name, err)
 	}
 	if o.MTU == 0 {
 		o.MTU = DefaultMTU
 	}
-	return start(fd, o)
+	return start(a, o)
 }
 
 // FromFile serves the TUN link to which f, inherited or received from another
@@ -67,16 +63,12 @@ func FromFile(f *os.File, o Options) (Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("take over file %s: %w: pass an open descriptor of %s after TUNSETIFF", f.Name(), err, cloneDevice)
 	}
-	if err := acceptable(fd); err != nil {
+	a := newAttacher(o)
+	if err := a.takeOver(fd); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("take over file %s: %w", f.Name(), err)
 	}
-	// Only now: the flag belongs to the description, so to the caller's f too.
-	if err := unix.SetNonblock(fd, true); err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("make file %s non-blocking: %w", f.Name(), err)
-	}
-	d, err := start(fd, o)
+	d, err := start(a, o)
 	if err != nil {
 		return nil, err
 	}
@@ -84,33 +76,33 @@ func FromFile(f *os.File, o Options) (Device, error) {
 	return d, nil
 }
 
-// start puts a non-blocking, attached descriptor to work. It owns fd, also
-// when it fails.
-func start(fd int, o Options) (Device, error) {
-	// The poller refuses a descriptor that is not attached yet, which is why
-	// the os.File comes only here.
+// start puts attached descriptors to work. It owns them, also when it fails.
+func start(a *attacher, o Options) (Device, error) {
 	d := &device{
-		fd:     fd,
-		file:   os.NewFile(uintptr(fd), cloneDevice),
-		log:    o.log(),
-		events: make(chan Event, 8),
-		done:   make(chan struct{}),
-		news:   news{wake: make(chan struct{}, 1)},
+		capabilities: a.capabilities(),
+		log:          o.log(),
+		events:       make(chan Event, 8),
+		done:         make(chan struct{}),
+		news:         news{wake: make(chan struct{}, 1)},
 	}
-	raw, err := d.file.SyscallConn()
-	if err != nil {
-		d.file.Close()
-		return nil, fmt.Errorf("poll %s: %w", cloneDevice, err)
+	for i, fd := range a.fds {
+		q, err := newQueue(fd, a.vnet())
+		if err != nil {
+			d.closeQueues()
+			closeAll(a.fds[i+1:])
+			return nil, err
+		}
+		d.queues = append(d.queues, q)
+		d.asQueues = append(d.asQueues, q)
 	}
-	d.raw, d.reader = raw, d.readReady
-	s, err := openLink(fd)
+	s, err := openLink(a.fds[0])
 	if err != nil {
-		d.file.Close()
+		d.closeQueues()
 		return nil, err
 	}
 	if err := d.prepare(s, o.MTU); err != nil {
 		s.close()
-		d.file.Close()
+		d.closeQueues()
 		return nil, err
 	}
 	d.link = s
@@ -147,70 +139,6 @@ func (d *device) prepare(s *linkSocket, mtu int) error {
 	}
 }
 
-// request checks a name as the kernel's dev_valid_name would, which itself
-// says no more than "invalid argument".
-func request(name string) (*unix.Ifreq, error) {
-	hint := ""
-	switch {
-	case name == "":
-		hint = "is empty"
-	case len(name) >= unix.IFNAMSIZ:
-		hint = fmt.Sprintf("has %d bytes, a link's name has at most %d", len(name), unix.IFNAMSIZ-1)
-	case name == "." || name == "..":
-		hint = "is a directory's"
-	case name == "all" || name == "default":
-		hint = "is taken by sysctl for the settings of all links"
-	case slices.ContainsFunc([]byte(name), forbidden):
-		hint = "contains a slash, a colon, white space, or a byte (NUL or 0xa0) that the kernel takes for it"
-	case strings.Contains(strings.Replace(name, "%d", "", 1), "%"):
-		hint = "contains a % that is not its only %d"
-	}
-	if hint != "" {
-		return nil, fmt.Errorf("create tun link %q: the name %s: choose another, such as kilo0 or kilo%%d: %w", name, hint, unix.EINVAL)
-	}
-	return unix.NewIfreq(name)
-}
-
-// forbidden looks at bytes, not runes, as the kernel does.
-func forbidden(b byte) bool {
-	return strings.IndexByte("/:\x00 \t\n\v\f\r\xa0", b) >= 0
-}
-
-func openError(err error) error {
-	hint := "see whether the kernel has tun"
-	switch {
-	case errors.Is(err, unix.ENOENT):
-		hint = "load the module (modprobe tun), or give the container the device (--device " + cloneDevice + ")"
-	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
-		hint = "the kernel has no tun driver: load the module (modprobe tun), or use a kernel with CONFIG_TUN"
-	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		hint = "run as root or with access to the device (in a container: --device " + cloneDevice + ")"
-	}
-	return fmt.Errorf("open %s: %w: %s", cloneDevice, err, hint)
-}
-
-func attachError(name string, err error) error {
-	hint := "see ip link show dev " + name
-	switch {
-	case errors.Is(err, unix.EPERM):
-		hint = "this needs CAP_NET_ADMIN: run as root, or set AmbientCapabilities=CAP_NET_ADMIN, or inherit the descriptor in WG_TUN_FD"
-	case errors.Is(err, unix.ENOTTY):
-		hint = cloneDevice + " is another file: remove it and make it anew (mknod " + cloneDevice + " c 10 200)"
-	case errors.Is(err, unix.EBUSY):
-		hint = "another process serves this link: stop it, or choose another name"
-	case errors.Is(err, unix.EINVAL) && exists(name):
-		hint = "a link of this name exists and is not a single-queue tun device: choose another name, or remove it with ip link delete dev " + name
-	case errors.Is(err, unix.ENFILE):
-		hint = "every number for %d is in use: remove links, or choose another name"
-	}
-	return fmt.Errorf("create tun link %s: %w: %s", name, err, hint)
-}
-
-func exists(name string) bool {
-	_, err := net.InterfaceByName(name)
-	return err == nil
-}
-
 // duplicate gives a descriptor for the same open file, whatever mode f is in:
 // f.Fd would change it.
 func duplicate(f *os.File) (int, error) {
@@ -241,20 +169,18 @@ func attached(fd int) (name string, flags uint16, err error) {
 	return ifr.Name(), ifr.Uint16(), nil
 }
 
-// acceptable refuses what would be read as packets but is none.
-func acceptable(fd int) error {
+// acceptable refuses what would be read as packets but is none. It gives the
+// link's flags; whether IFF_NO_PI is among them the kernel does not tell, for
+// TUNGETIFF says IFF_NOFILTER with the same bit.
+func acceptable(fd int) (uint16, error) {
 	name, flags, err := attached(fd)
 	switch {
 	case errors.Is(err, unix.EBADFD):
-		return fmt.Errorf("it is a tun descriptor without a link: attach it with TUNSETIFF before handing it on: %w", err)
+		err = fmt.Errorf("it is a tun descriptor without a link: attach it with TUNSETIFF before handing it on: %w", err)
 	case err != nil:
-		return fmt.Errorf("it is not a tun device: pass the descriptor of %s after TUNSETIFF: %w", cloneDevice, err)
+		err = fmt.Errorf("it is not a tun device: pass the descriptor of %s after TUNSETIFF: %w", cloneDevice, err)
 	case flags&unix.IFF_TUN == 0:
-		return fmt.Errorf("link %s is a tap device: open it with IFF_TUN|IFF_NO_PI: %w", name, syscall.EINVAL)
-	case flags&unix.IFF_NO_PI == 0:
-		return fmt.Errorf("link %s puts packet information before each packet: open it with IFF_TUN|IFF_NO_PI: %w", name, syscall.EINVAL)
-	case flags&unix.IFF_VNET_HDR != 0:
-		return fmt.Errorf("link %s puts a virtio_net header before each packet: open it with IFF_TUN|IFF_NO_PI only: %w", name, syscall.EINVAL)
+		err = fmt.Errorf("link %s is a tap device: open it with IFF_TUN|IFF_NO_PI: %w", name, syscall.EINVAL)
 	}
-	return nil
+	return flags, err
 }

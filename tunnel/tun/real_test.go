@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -113,7 +114,7 @@ func TestClosingIsNoErrorToLog(t *testing.T) {
 func TestCloseUnderLoad(t *testing.T) {
 	tuntest.Namespace(t)
 	for round := range 10 {
-		d := open(t, "busy%d", tun.Options{})
+		d := open(t, "busy%d", tun.Options{Queues: 1 + round%3, Offloads: tun.OffloadAll})
 		tuntest.IP(t, "addr add 10.98.0.1/24 dev "+d.Name())
 		tuntest.IP(t, "link set up dev "+d.Name())
 		var users sync.WaitGroup
@@ -126,14 +127,16 @@ func TestCloseUnderLoad(t *testing.T) {
 				}
 			})
 		}
-		packet := udp4(netip.MustParseAddrPort("10.98.0.9:9"), netip.MustParseAddrPort("10.98.0.1:9"), "x")
-		for range 2 {
-			bufs, sizes := [][]byte{make([]byte, 2000)}, make([]int, 1)
-			until(func() error { _, err := d.Read(bufs, sizes, 0); return err })
+		packet := room(udp4(netip.MustParseAddrPort("10.98.0.9:9"), netip.MustParseAddrPort("10.98.0.1:9"), "x"))
+		for _, q := range d.Queues() {
+			for range 2 {
+				buf := make([]byte, 2000)
+				until(func() error { _, _, err := q.Read(buf); return err })
+			}
+			buf := make([]byte, 2000)
+			until(func() error { _, _, err := q.TryRead(buf); return err })
+			until(func() error { return q.Write(tun.Header{}, slices.Clone(packet), nil) })
 		}
-		bufs, sizes := [][]byte{make([]byte, 2000)}, make([]int, 1)
-		until(func() error { _, err := d.TryRead(bufs, sizes, 0); return err })
-		until(func() error { _, err := d.Write([][]byte{packet}, 0); return err })
 		users.Go(func() {
 			for range d.Events() {
 			}
@@ -182,33 +185,37 @@ func TestEventsAreMerged(t *testing.T) {
 
 func TestDeletedLinkEndsEverything(t *testing.T) {
 	tuntest.Namespace(t)
-	d := open(t, "gone%d", tun.Options{})
+	d := open(t, "gone%d", tun.Options{Queues: 3})
 	want(t, d, tun.Down)
-	ended := make(chan error, 1)
-	go func() {
-		_, err := d.Read([][]byte{make([]byte, 100)}, make([]int, 1), 0)
-		ended <- err
-	}()
+	ended := make(chan error, 3)
+	for _, q := range d.Queues() {
+		go func() {
+			_, _, err := q.Read(make([]byte, 100))
+			ended <- err
+		}()
+	}
 	tuntest.IP(t, "link del "+d.Name())
 	want(t, d, tun.Deleted)
-	select {
-	case err := <-ended:
-		if !errors.Is(err, os.ErrClosed) {
-			t.Errorf("read: %v", err)
+	for _, q := range d.Queues() {
+		select {
+		case err := <-ended:
+			if !errors.Is(err, os.ErrClosed) {
+				t.Errorf("read: %v", err)
+			}
+		case <-time.After(patience):
+			t.Fatal("read goes on waiting")
 		}
-	case <-time.After(patience):
-		t.Fatal("read goes on waiting")
-	}
-	bufs := [][]byte{make([]byte, 100)}
-	if n, err := d.Read(bufs, make([]int, 1), 0); n != 0 || !errors.Is(err, os.ErrClosed) {
-		t.Errorf("read: %d, %v", n, err)
-	}
-	if n, err := d.TryRead(bufs, make([]int, 1), 0); n != 0 || !errors.Is(err, os.ErrClosed) {
-		t.Errorf("tryread: %d, %v", n, err)
-	}
-	bufs[0][0] = 0x45
-	if n, err := d.Write(bufs, 0); n != 0 || !errors.Is(err, os.ErrClosed) {
-		t.Errorf("write: %d, %v", n, err)
+		buf := make([]byte, 100)
+		if _, n, err := q.Read(buf); n != 0 || !errors.Is(err, os.ErrClosed) {
+			t.Errorf("read: %d, %v", n, err)
+		}
+		if _, n, err := q.TryRead(buf); n != 0 || !errors.Is(err, os.ErrClosed) {
+			t.Errorf("tryread: %d, %v", n, err)
+		}
+		buf[tun.Headroom] = 0x45
+		if err := q.Write(tun.Header{}, buf, nil); !errors.Is(err, os.ErrClosed) {
+			t.Errorf("write: %v", err)
+		}
 	}
 	if err := d.Close(); err != nil {
 		t.Errorf("close: %v", err)

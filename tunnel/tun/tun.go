@@ -2,54 +2,47 @@
 // tunnel its packets, and gets back what the tunnel received.
 //
 // Start at [Create], or at [FromFile] for a descriptor that another process
-// opened. Both give a [Device], which reads and writes bare IP packets in
-// batches, without an allocation and without a wait for a batch to fill, and
-// reports what others do to the link as [Event].
+// opened. Both give a [Device], which reports what others do to the link as
+// [Event], and has one [Queue] or several, each for one worker, which reads and
+// writes packets one by one and without an allocation.
+//
+// With [Offloads] a packet can be a super-packet of up to 64 KiB, for one
+// system call and one walk through the host's network stack: [Segmenter] cuts
+// it into packets as they go on the wire, and [Coalescer] joins packets from
+// the wire. Without them both do the little that is left to do, so their user
+// need not know.
 //
 // The package brings neither addresses nor routes: see its subdirectory site.
 //
-// Limits: Linux only; one queue; layer 3 only (no TAP); packets come one by
-// one, without offloads. The batch calls leave room for super-packets with a
-// virtio_net header: Read would then cut one into several buffers, Write would
-// put the header into the headroom before offset.
+// Limits: Linux only; layer 3 only (no TAP).
 package tun
 
 import "os"
 
-// DefaultMTU is the MTU, in bytes, of a link that was not given another: a
-// packet of 1420 bytes leaves room in 1500 for the WireGuard message and the
-// outer headers, over IPv6 too.
-const DefaultMTU = 1420
+const (
+	// DefaultMTU is the MTU, in bytes, of a link that was not given another: a
+	// packet of 1420 bytes leaves room in 1500 for the WireGuard message and
+	// the outer headers, over IPv6 too.
+	DefaultMTU = 1420
 
-// Headroom is the offset, in bytes, that a caller of [Device.Write] does well
-// to leave before each packet: it is what a virtio_net header needs. A smaller
-// offset, down to 0, works as well.
-const Headroom = 10
+	// MaxPacket is the length, in bytes, of the longest packet or super-packet.
+	MaxPacket = 65535
 
-// Device is a TUN link, and the descriptor that serves it.
-//
-// Write, Name, MTU, File and Close may be called from any goroutine at any
-// time. Read and TryRead too, but concurrent readers share the packets among
-// them in no given order.
+	// Headroom is how many bytes before a packet belong to a [Queue]: the
+	// virtio_net header comes and goes there.
+	Headroom = headerSize
+)
+
+// Device is a TUN link, and the descriptors that serve it. All its methods may
+// be called from any goroutine.
 type Device interface {
-	// Read waits until there is at least one packet, then takes what is there,
-	// up to len(bufs) packets, and waits for no more. Packet i is
-	// bufs[i][offset:offset+sizes[i]]; a packet that does not fit its buffer is
-	// cut off, so let each hold MTU bytes after offset. sizes is at least as
-	// long as bufs. The error is [os.ErrClosed] after Close, and when the link
-	// was deleted. An error comes with n packets read before it.
-	Read(bufs [][]byte, sizes []int, offset int) (n int, err error)
+	// Queues gives the device's queues, always the same, at least one. The host
+	// spreads its flows over them, and sends a flow to the queue on which its
+	// other direction was written last.
+	Queues() []Queue
 
-	// TryRead is Read, but gives 0 packets and no error at once when there are
-	// none.
-	TryRead(bufs [][]byte, sizes []int, offset int) (n int, err error)
-
-	// Write hands bufs[i][offset:], an IPv4 or IPv6 packet each, to the host. A
-	// packet that is refused does not hold up those after it: n counts the
-	// packets that were written, the error is the first, such as [ErrLinkDown],
-	// [ErrMalformed], or [os.ErrClosed] after Close and after the link was
-	// deleted.
-	Write(bufs [][]byte, offset int) (n int, err error)
+	// Capabilities says what the device can do, and what it cannot.
+	Capabilities() Capabilities
 
 	// Name is the link's name now: it follows renames.
 	Name() string
@@ -63,15 +56,41 @@ type Device interface {
 	// [Deleted], and by Close.
 	Events() <-chan Event
 
-	// File is the descriptor, for handing it on to another process. It stays
-	// the Device's: do not read, write or close it, and reach the descriptor
-	// by SyscallConn.
+	// File is the descriptor of the first queue, for handing it on to another
+	// process. It stays the Device's: do not read, write or close it, and reach
+	// the descriptor by SyscallConn.
 	File() *os.File
 
-	// Close ends every Read, closes Events, and with the descriptor the link,
+	// Close ends every Read, closes Events, and with the descriptors the link,
 	// unless that is persistent. A second Close gives [os.ErrClosed].
 	Close() error
 }
+
+// Queue is one of a link's queues. It is meant for one worker. Its methods may
+// all the same be called from any goroutine; then packets are read in no given
+// order.
+type Queue interface {
+	// Read waits for a packet and puts it into buf[Headroom:]. n is the
+	// packet's length, its [Header] is the zero one unless the device has
+	// offloads. A packet that does not fit is cut off, so let there be room for
+	// MTU bytes, or for [MaxPacket] if the device has [OffloadTSO] or
+	// [OffloadUSO]. The error is [os.ErrClosed] after Close and when the link
+	// was deleted.
+	Read(buf []byte) (h Header, n int, err error)
+
+	// TryRead is Read, but gives n = 0 and no error at once when there is
+	// nothing to read.
+	TryRead(buf []byte) (h Header, n int, err error)
+
+	// Write hands an IPv4 or IPv6 packet to the host: buf[Headroom:], and after
+	// it the bytes of more, up to [MaxPieces] pieces. It may change
+	// buf[:Headroom]. Errors are [ErrLinkDown], [ErrMalformed], [ErrOffload],
+	// or [os.ErrClosed] after Close and after the link was deleted.
+	Write(h Header, buf []byte, more [][]byte) error
+}
+
+// MaxPieces is how many pieces [Queue.Write] takes at most.
+const MaxPieces = 128
 
 // Event is something that happened to the link.
 type Event uint8

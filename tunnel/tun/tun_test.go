@@ -83,19 +83,20 @@ func up(t *testing.T, d Device) {
 // as router solicitations.
 func ours(t *testing.T, d Device, text string) []byte {
 	t.Helper()
-	bufs, sizes := [][]byte{make([]byte, 2000), make([]byte, 2000)}, make([]int, 2)
+	buf := make([]byte, 2000)
 	for {
-		n, err := d.Read(bufs, sizes, 16)
+		_, n, err := d.Queues()[0].Read(buf)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i := range n {
-			if p := bufs[i][16 : 16+sizes[i]]; bytes.HasSuffix(p, []byte(text)) {
-				return bytes.Clone(p)
-			}
+		if p := buf[Headroom:][:n]; bytes.HasSuffix(p, []byte(text)) {
+			return bytes.Clone(p)
 		}
 	}
 }
+
+// room puts a packet behind the headroom.
+func room(packet []byte) []byte { return append(make([]byte, Headroom), packet...) }
 
 func TestPacketsBothWays(t *testing.T) {
 	inNamespace(t, func(t *testing.T) {
@@ -139,8 +140,8 @@ func answer(t *testing.T, d Device, conn net.Conn, packet []byte) string {
 	t.Helper()
 	back := make([]byte, 100)
 	for range 10 {
-		if n, err := d.Write([][]byte{append(make([]byte, 16), packet...)}, 16); n != 1 || err != nil {
-			t.Fatalf("wrote %d, %v", n, err)
+		if err := d.Queues()[0].Write(Header{}, room(packet), nil); err != nil {
+			t.Fatal(err)
 		}
 		conn.SetReadDeadline(time.Now().Add(time.Second))
 		if n, err := conn.Read(back); err == nil {
@@ -150,14 +151,11 @@ func answer(t *testing.T, d Device, conn net.Conn, packet []byte) string {
 	return ""
 }
 
-func TestTryReadAndBatches(t *testing.T) {
+func TestTryReadKeepsTheOrder(t *testing.T) {
 	inNamespace(t, func(t *testing.T) {
 		d := create(t, "kptun1", Options{})
 		up(t, d)
-		bufs, sizes := make([][]byte, 8), make([]int, 8)
-		for i := range bufs {
-			bufs[i] = make([]byte, 2000)
-		}
+		buf := make([]byte, 2000)
 		conn, err := net.Dial("udp", "10.99.0.2:5")
 		if err != nil {
 			t.Fatal(err)
@@ -168,17 +166,15 @@ func TestTryReadAndBatches(t *testing.T) {
 		}
 		next, empty := 0, 0
 		for empty < 3 {
-			n, err := d.TryRead(bufs, sizes, 0)
+			_, n, err := d.Queues()[0].TryRead(buf)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if n == 0 {
 				empty++
 			}
-			for i := range n {
-				if p := bufs[i][:sizes[i]]; bytes.HasSuffix(p, fmt.Appendf(nil, "number %02d", next)) {
-					next++
-				}
+			if p := buf[:Headroom+n]; bytes.HasSuffix(p, fmt.Appendf(nil, "number %02d", next)) {
+				next++
 			}
 		}
 		if next != 20 {
@@ -187,16 +183,33 @@ func TestTryReadAndBatches(t *testing.T) {
 	})
 }
 
-func TestWriteGoesOnAfterARefusedPacket(t *testing.T) {
+func TestWriteSaysWhatIsWrong(t *testing.T) {
 	inNamespace(t, func(t *testing.T) {
-		d := create(t, "kptun2", Options{})
-		good := append([]byte{0x60}, make([]byte, 47)...)
-		if n, err := d.Write([][]byte{good}, 0); n != 0 || !errors.Is(err, ErrLinkDown) {
-			t.Errorf("while the link is down: %d, %v", n, err)
+		q := create(t, "kptun2", Options{}).(*device).queues[0]
+		good := room(append([]byte{0x60}, make([]byte, 47)...))
+		if err := q.Write(Header{}, good, nil); !errors.Is(err, ErrLinkDown) {
+			t.Errorf("while the link is down: %v", err)
 		}
-		up(t, d)
-		if n, err := d.Write([][]byte{good, {0x99, 1, 2}, good}, 0); n != 2 || !errors.Is(err, ErrMalformed) {
-			t.Errorf("wrote %d of 2 good ones, %v", n, err)
+		ip(t, "link", "set", "kptun2", "up")
+		for _, c := range []struct {
+			what   string
+			header Header
+			buf    []byte
+			more   [][]byte
+			want   error
+		}{
+			{"good", Header{}, good, nil, nil},
+			{"in pieces", Header{}, good[:Headroom+5], [][]byte{good[Headroom+5 : Headroom+30], nil, good[Headroom+30:]}, nil},
+			{"neither IPv4 nor IPv6", Header{}, room([]byte{0x99, 1, 2}), nil, ErrMalformed},
+			{"no packet", Header{}, room(nil), nil, ErrMalformed},
+			{"not even the headroom", Header{}, nil, nil, ErrMalformed},
+			{"too many pieces", Header{}, good, make([][]byte, MaxPieces+1), ErrMalformed},
+			{"an unfinished checksum", Header{Flags: NeedsChecksum}, good, nil, ErrOffload},
+			{"a super-packet", Header{GSO: GSOTCP6}, good, nil, ErrOffload},
+		} {
+			if err := q.Write(c.header, c.buf, c.more); !errors.Is(err, c.want) {
+				t.Errorf("%s: %v, want %v", c.what, err, c.want)
+			}
 		}
 	})
 }
@@ -223,9 +236,9 @@ func TestLinkEvents(t *testing.T) {
 		}
 		ended := make(chan error, 1)
 		go func() {
-			bufs, sizes := [][]byte{make([]byte, 2000)}, make([]int, 1)
+			buf := make([]byte, 2000)
 			for {
-				if _, err := d.Read(bufs, sizes, 0); err != nil {
+				if _, _, err := d.Queues()[0].Read(buf); err != nil {
 					ended <- err
 					return
 				}
@@ -251,7 +264,7 @@ func TestCloseEndsARead(t *testing.T) {
 		}
 		ended := make(chan error, 1)
 		go func() {
-			_, err := d.Read([][]byte{make([]byte, 2000)}, make([]int, 1), 0)
+			_, _, err := d.Queues()[0].Read(make([]byte, 2000))
 			ended <- err
 		}()
 		time.Sleep(10 * time.Millisecond) // so that it most likely waits; either order must do
@@ -307,7 +320,7 @@ func TestFromFile(t *testing.T) {
 		defer null.Close()
 		for name, f := range map[string]*os.File{
 			"not attached": open(0), "a tap": open(unix.IFF_TAP | unix.IFF_NO_PI),
-			"virtio_net": open(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR), "not a tun": null,
+			"not a tun": null,
 		} {
 			if d, err := FromFile(f, Options{}); err == nil {
 				d.Close()
@@ -356,23 +369,18 @@ func TestNoAllocations(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		bufs, sizes := make([][]byte, 4), make([]int, 4)
-		for i := range bufs {
-			bufs[i] = make([]byte, 2000)
-		}
-		packet := append(make([]byte, 16), 0x60, 0, 0, 0, 0, 8, 59, 64)
-		packet = append(packet, make([]byte, 40)...)
-		out := [][]byte{packet, packet}
-		text := []byte("text")
+		q, buf, text := d.Queues()[0], make([]byte, 2000), []byte("text")
+		packet := room(append([]byte{0x60, 0, 0, 0, 0, 8, 59, 64}, make([]byte, 40)...))
+		more := [][]byte{make([]byte, 8)}
 		n := testing.AllocsPerRun(200, func() {
 			conn.Write(text)
-			if _, err := d.Read(bufs, sizes, 16); err != nil {
+			if _, _, err := q.Read(buf); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := d.TryRead(bufs, sizes, 16); err != nil {
+			if _, _, err := q.TryRead(buf); err != nil {
 				t.Fatal(err)
 			}
-			if n, err := d.Write(out, 16); n != 2 {
+			if err := q.Write(Header{}, packet, more); err != nil {
 				t.Fatal(err)
 			}
 		})

@@ -6,7 +6,7 @@
 // [Fake.Received] what the tunnel gave the host, and [Fake.SetUp],
 // [Fake.SetMTU], [Fake.Rename] and [Fake.Delete] are the administrator.
 //
-// A Fake holds its user to the contract of [tun.Device]: Write spoils the bytes
+// A Fake holds its user to the contract of [tun.Queue]: Write spoils the bytes
 // before each packet, for a real device may, and refuses what a kernel refuses.
 //
 // Limits: packets are only looked at for their IP version, and both directions
@@ -38,12 +38,12 @@ var ErrFull = errors.New("write to the fake tun device: the packets it received 
 // Fake is a [tun.Device] in memory. All methods may be called from any
 // goroutine at any time.
 type Fake struct {
-	toTunnel chan []byte
-	toHost   chan []byte
-	events   chan tun.Event
-	dropped  atomic.Uint64
-	mtu      atomic.Int32
-	name     atomic.Pointer[string]
+	queues  []tun.Queue
+	toHost  chan []byte
+	events  chan tun.Event
+	dropped atomic.Uint64
+	mtu     atomic.Int32
+	name    atomic.Pointer[string]
 
 	// mu orders what the administrator does; the packets only read its result.
 	mu     sync.Mutex
@@ -54,15 +54,25 @@ type Fake struct {
 
 var _ tun.Device = (*Fake)(nil)
 
+type fakeQueue struct {
+	fake     *Fake
+	toTunnel chan injected
+}
+
+type injected struct {
+	header tun.Header
+	bytes  []byte
+}
+
 // New makes a device with a name and an MTU in bytes. As with [tun.Create] the
 // link is down, which is its first event; [Fake.SetUp] sets it up.
 func New(name string, mtu int) *Fake {
 	f := &Fake{
-		toTunnel: make(chan []byte, Capacity),
-		toHost:   make(chan []byte, Capacity),
-		events:   make(chan tun.Event, maxEvents),
-		done:     make(chan struct{}),
+		toHost: make(chan []byte, Capacity),
+		events: make(chan tun.Event, maxEvents),
+		done:   make(chan struct{}),
 	}
+	f.queues = []tun.Queue{&fakeQueue{fake: f, toTunnel: make(chan injected, Capacity)}}
 	f.name.Store(&name)
 	f.mtu.Store(int32(mtu))
 	f.events <- tun.Down
@@ -78,7 +88,7 @@ func (f *Fake) Inject(packet []byte) bool {
 		return false
 	}
 	select {
-	case f.toTunnel <- bytes.Clone(packet):
+	case f.queues[0].(*fakeQueue).toTunnel <- injected{bytes: bytes.Clone(packet)}:
 		return true
 	default:
 		f.dropped.Add(1)
@@ -193,6 +203,12 @@ func (f *Fake) MTU() int { return int(f.mtu.Load()) }
 
 // Events is [tun.Device]'s.
 func (f *Fake) Events() <-chan tun.Event { return f.events }
+
+// Queues is [tun.Device]'s.
+func (f *Fake) Queues() []tun.Queue { return f.queues }
+
+// Capabilities is [tun.Device]'s.
+func (f *Fake) Capabilities() tun.Capabilities { return tun.Capabilities{Queues: len(f.queues)} }
 
 // File is nil: there is no descriptor to hand on.
 func (f *Fake) File() *os.File { return nil }

@@ -7,101 +7,82 @@ import (
 	"kiloport/tunnel/tun"
 )
 
-var errBuffer = errors.New("read from the fake tun device: a buffer has no room after the offset, or there are fewer sizes than buffers")
+var errBuffer = errors.New("read from the fake tun device: the buffer has no room after the headroom")
 
-// Read is [tun.Device]'s.
-func (f *Fake) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	if len(bufs) == 0 {
-		return 0, nil
-	}
-	if err := check(bufs, sizes, offset); err != nil {
-		return 0, err
+// Read is [tun.Queue]'s.
+func (q *fakeQueue) Read(buf []byte) (tun.Header, int, error) {
+	if len(buf) <= tun.Headroom {
+		return tun.Header{}, 0, errBuffer
 	}
 	// A closed device gives no more packets, though some may wait: select would
 	// choose between the two by chance.
-	if f.isClosed() {
-		return 0, os.ErrClosed
+	if q.fake.isClosed() {
+		return tun.Header{}, 0, os.ErrClosed
 	}
 	select {
-	case <-f.done:
-		return 0, os.ErrClosed
-	case packet := <-f.toTunnel:
-		sizes[0] = copy(bufs[0][offset:], packet)
+	case <-q.fake.done:
+		return tun.Header{}, 0, os.ErrClosed
+	case p := <-q.toTunnel:
+		return p.into(buf)
 	}
-	return 1 + f.take(bufs[1:], sizes[1:], offset), nil
 }
 
-// TryRead is [tun.Device]'s.
-func (f *Fake) TryRead(bufs [][]byte, sizes []int, offset int) (int, error) {
-	if err := check(bufs, sizes, offset); err != nil {
-		return 0, err
+// TryRead is [tun.Queue]'s.
+func (q *fakeQueue) TryRead(buf []byte) (tun.Header, int, error) {
+	if len(buf) <= tun.Headroom {
+		return tun.Header{}, 0, errBuffer
 	}
+	if q.fake.isClosed() {
+		return tun.Header{}, 0, os.ErrClosed
+	}
+	select {
+	case p := <-q.toTunnel:
+		return p.into(buf)
+	default:
+		return tun.Header{}, 0, nil
+	}
+}
+
+func (p injected) into(buf []byte) (tun.Header, int, error) {
+	return p.header, copy(buf[tun.Headroom:], p.bytes), nil
+}
+
+// Write is [tun.Queue]'s. A refused packet is counted in [Fake.Dropped].
+func (q *fakeQueue) Write(h tun.Header, buf []byte, more [][]byte) error {
+	f := q.fake
 	if f.isClosed() {
-		return 0, os.ErrClosed
+		return os.ErrClosed
 	}
-	return f.take(bufs, sizes, offset), nil
+	err := f.write(h, buf, more)
+	if err != nil {
+		f.dropped.Add(1)
+	}
+	return err
 }
 
-func check(bufs [][]byte, sizes []int, offset int) error {
-	if len(sizes) < len(bufs) {
-		return errBuffer
-	}
-	for _, buf := range bufs {
-		if offset < 0 || offset >= len(buf) {
-			return errBuffer
-		}
-	}
-	return nil
-}
-
-// take reads what is there.
-func (f *Fake) take(bufs [][]byte, sizes []int, offset int) int {
-	for i, buf := range bufs {
-		select {
-		case packet := <-f.toTunnel:
-			sizes[i] = copy(buf[offset:], packet)
-		default:
-			return i
-		}
-	}
-	return len(bufs)
-}
-
-// Write is [tun.Device]'s. A refused packet is counted in [Fake.Dropped].
-func (f *Fake) Write(bufs [][]byte, offset int) (n int, err error) {
-	if f.isClosed() {
-		return 0, os.ErrClosed
-	}
-	for _, buf := range bufs {
-		if e := f.writeOne(buf, offset); e == nil {
-			n++
-		} else {
-			f.dropped.Add(1)
-			if err == nil {
-				err = e
-			}
-		}
-	}
-	return n, err
-}
-
-func (f *Fake) writeOne(buf []byte, offset int) error {
-	if offset < 0 || offset >= len(buf) {
+func (f *Fake) write(h tun.Header, buf []byte, more [][]byte) error {
+	if len(buf) <= tun.Headroom || len(more) > tun.MaxPieces {
 		return tun.ErrMalformed
 	}
-	for i := range offset {
+	if h.Flags&tun.NeedsChecksum != 0 || h.GSO != tun.GSONone {
+		return tun.ErrOffload
+	}
+	for i := range tun.Headroom {
 		buf[i] = spoilt
 	}
 	// The order of the kernel's driver: a link that is down takes nothing.
 	if !f.up.Load() {
 		return tun.ErrLinkDown
 	}
-	packet := buf[offset:]
+	packet := append([]byte(nil), buf[tun.Headroom:]...)
+	for _, piece := range more {
+		packet = append(packet, piece...)
+	}
 	if version := packet[0] >> 4; version != 4 && version != 6 {
 		return tun.ErrMalformed
 	}
 	select {
-	case f.toHost <- append([]byte(nil), packet...):
+	case f.toHost <- packet:
 		return nil
 	default:
 		return ErrFull

@@ -1,0 +1,244 @@
+package tun
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+var (
+	// ErrLinkDown says that the kernel took no packet because the link is down.
+	ErrLinkDown = errors.New("the tun link is down: set it up with ip link set up")
+	// ErrMalformed says that the kernel took the bytes for no IP packet, or that
+	// the packet and its Header do not go together.
+	ErrMalformed = errors.New("not an IPv4 or IPv6 packet, or not as its header says")
+	// ErrOffload says that a packet has a Header that the device cannot pass on.
+	ErrOffload = errors.New("write to the tun device: it has no offloads, and the packet is not complete")
+
+	errBuffer = errors.New("read from the tun device: the buffer has no room after the headroom")
+)
+
+// queue is one descriptor. It is non-blocking, so packets move by plain system
+// calls; the poller is asked only when Read has to wait.
+type queue struct {
+	fd   int // valid while open is held and closed is false
+	file *os.File
+	raw  syscall.RawConn
+	vnet bool // a virtio_net header comes before each packet
+
+	// open keeps close from closing fd under a system call. Its holders never
+	// wait, so it costs a worker an atomic add.
+	open   sync.RWMutex
+	closed bool
+	gone   atomic.Bool // the link was deleted
+
+	// One Read waits at a time; what it wants is here rather than in a closure,
+	// which would be an allocation for each call.
+	waiting sync.Mutex
+	wanted  wanted
+	reader  func(fd uintptr) bool
+}
+
+type wanted struct {
+	buf []byte
+	n   int
+	err error
+}
+
+// newQueue puts a non-blocking, attached descriptor to work. It owns fd, also
+// when it fails.
+func newQueue(fd int, vnet bool) (*queue, error) {
+	// The poller refuses a descriptor that is not attached yet, which is why
+	// the os.File comes only here.
+	q := &queue{fd: fd, file: os.NewFile(uintptr(fd), cloneDevice), vnet: vnet}
+	raw, err := q.file.SyscallConn()
+	if err != nil {
+		q.file.Close()
+		return nil, fmt.Errorf("poll %s: %w", cloneDevice, err)
+	}
+	q.raw, q.reader = raw, q.readReady
+	return q, nil
+}
+
+// Read is Queue's.
+func (q *queue) Read(buf []byte) (Header, int, error) {
+	if h, n, err := q.TryRead(buf); n > 0 || err != nil {
+		return h, n, err
+	}
+	q.waiting.Lock()
+	defer q.waiting.Unlock()
+	for {
+		q.wanted = wanted{buf: buf}
+		// The poller's own errors (closed, deadline, not pollable) all come
+		// from Close or from the link's end; why it woke up is told by the
+		// last read.
+		pollErr := q.raw.Read(q.reader)
+		n, err := q.wanted.n, q.wanted.err
+		q.wanted = wanted{}
+		switch {
+		case pollErr != nil && n == 0 && q.gone.Load():
+			return Header{}, 0, os.ErrClosed
+		case pollErr != nil && n == 0:
+			return q.lastRead(buf, pollErr)
+		case n > 0 || err != nil:
+			h, n, err := q.parse(buf, n, err)
+			return h, n, err
+		}
+	}
+}
+
+// lastRead tells why the poller refused: as a rule because the queue is closed.
+func (q *queue) lastRead(buf []byte, pollErr error) (Header, int, error) {
+	h, n, err := q.TryRead(buf)
+	if n == 0 && err == nil {
+		err = pollErr
+	}
+	return h, n, err
+}
+
+// readReady is what the poller calls before waiting and each time that there
+// may be packets. False means wait.
+func (q *queue) readReady(fd uintptr) bool {
+	w := &q.wanted
+	w.n, w.err = q.read(int(fd), w.buf)
+	return w.n > 0 || w.err != nil
+}
+
+// TryRead is Queue's.
+func (q *queue) TryRead(buf []byte) (Header, int, error) {
+	q.open.RLock()
+	if q.closed {
+		q.open.RUnlock()
+		return Header{}, 0, os.ErrClosed
+	}
+	n, err := q.read(q.fd, buf)
+	q.open.RUnlock()
+	return q.parse(buf, n, err)
+}
+
+// read gives what the system call does, but neither EINTR nor EAGAIN.
+func (q *queue) read(fd int, buf []byte) (int, error) {
+	if len(buf) <= Headroom {
+		return 0, errBuffer
+	}
+	if !q.vnet {
+		buf = buf[Headroom:]
+	}
+	n, err := unix.Read(fd, buf)
+	for err == unix.EINTR {
+		n, err = unix.Read(fd, buf)
+	}
+	if err == unix.EAGAIN {
+		return 0, nil
+	}
+	return max(n, 0), err
+}
+
+// parse makes of what read gave what TryRead gives.
+func (q *queue) parse(buf []byte, n int, err error) (Header, int, error) {
+	switch {
+	case err != nil:
+		return Header{}, 0, packetError(err)
+	case !q.vnet || n == 0:
+		return Header{}, n, nil
+	case n <= headerSize:
+		return Header{}, 0, ErrMalformed
+	}
+	// The driver gives the packet's length, also when it was cut off.
+	return parseHeader(buf), min(n, len(buf)) - headerSize, nil
+}
+
+// Write is Queue's.
+func (q *queue) Write(h Header, buf []byte, more [][]byte) error {
+	if len(buf) <= Headroom {
+		return ErrMalformed
+	}
+	if q.vnet {
+		h.put(buf)
+	} else {
+		if h.Flags&NeedsChecksum != 0 || h.GSO != GSONone {
+			return ErrOffload
+		}
+		buf = buf[Headroom:]
+	}
+	q.open.RLock()
+	defer q.open.RUnlock()
+	if q.closed {
+		return os.ErrClosed
+	}
+	if len(more) > 0 {
+		return q.gather(buf, more)
+	}
+	_, err := unix.Write(q.fd, buf)
+	for err == unix.EINTR {
+		_, err = unix.Write(q.fd, buf)
+	}
+	if err != nil {
+		return packetError(err)
+	}
+	return nil
+}
+
+// gather writes a packet that lies in several places.
+func (q *queue) gather(buf []byte, more [][]byte) error {
+	if len(more) > MaxPieces {
+		return ErrMalformed
+	}
+	var iovecs [1 + MaxPieces]unix.Iovec
+	iovecs[0].Base = &buf[0]
+	iovecs[0].SetLen(len(buf))
+	n := 1
+	for _, piece := range more {
+		if len(piece) > 0 {
+			iovecs[n].Base = &piece[0]
+			iovecs[n].SetLen(len(piece))
+			n++
+		}
+	}
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(q.fd), uintptr(unsafe.Pointer(&iovecs[0])), uintptr(n))
+		switch errno {
+		case 0:
+			return nil
+		case unix.EINTR:
+		default:
+			return packetError(errno)
+		}
+	}
+}
+
+// packetError says what an errno of the tun driver means. It allocates
+// nothing: a flood must not turn into garbage.
+func packetError(err error) error {
+	switch err {
+	case unix.EBADFD, unix.EBADF, unix.EFAULT:
+		// EFAULT: the driver's word for a queue that was shut down.
+		return os.ErrClosed
+	case unix.EIO:
+		return ErrLinkDown
+	case unix.EINVAL:
+		return ErrMalformed
+	}
+	return err
+}
+
+// end makes a waiting Read see that the link was deleted. The driver wakes it
+// itself; this is for the case that the poller does not pass that on.
+func (q *queue) end() {
+	q.gone.Store(true)
+	q.file.SetReadDeadline(time.Unix(1, 0))
+}
+
+func (q *queue) close() error {
+	q.open.Lock()
+	defer q.open.Unlock()
+	q.closed = true
+	return q.file.Close()
+}
