@@ -126,7 +126,7 @@ func (r *receiver) transport(m *portpool.Message, datagram []byte) {
 		return
 	}
 	p := s.peer
-	lane, sequence := noise.SplitCounter(counter)
+	lane, sequence, _ := noise.SplitCounter(counter)
 	switch {
 	case s.expired(r.now):
 		p.drops.add(dropExpired)

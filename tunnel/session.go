@@ -110,7 +110,7 @@ func (s *session) seal(buf []byte, n int, lane uint16) ([]byte, bool) {
 		t.next.Store(messageLimit) // far from wrapping, however often it is tried
 		return nil, false
 	}
-	datagram := s.keypair.SealInPlace(buf, n, noise.JoinCounter(lane, sequence))
+	datagram := s.keypair.SealInPlace(buf, n, noise.JoinCounter(lane, sequence, 0))
 	return datagram, datagram != nil
 }
 

@@ -15,6 +15,7 @@ func TestZeroAllocations(t *testing.T) {
 	ka, kb := shake(t, noise.PresharedKey{})
 	buf := make([]byte, 1500)
 	sealed := ka.Seal(nil, make([]byte, 1420), 1)
+	sealedAES := ka.Seal(nil, make([]byte, 1420), noise.CounterAES)
 	msg := make([]byte, len(sealed))
 	initiation, _ := a.initiate(t, 1)
 	window := noise.NewWindow(2048)
@@ -26,6 +27,14 @@ func TestZeroAllocations(t *testing.T) {
 	counter := uint64(0)
 	for name, f := range map[string]func(){
 		"SealInPlace": func() { counter++; ka.SealInPlace(buf, 1420, counter) },
+		"SealTo":      func() { counter++; ka.SealTo(msg, buf[:1420], counter) },
+		"SealTo AES":  func() { counter++; ka.SealTo(msg, buf[:1420], counter|noise.CounterAES) },
+		"OpenInPlace AES": func() {
+			copy(msg, sealedAES)
+			if _, _, err := kb.OpenInPlace(msg); err != nil {
+				t.Fatal(err)
+			}
+		},
 		"OpenInPlace": func() {
 			copy(msg, sealed)
 			if _, _, err := kb.OpenInPlace(msg); err != nil {

@@ -31,7 +31,36 @@ func aeadKey(a cipher.AEAD) *[chacha20poly1305.KeySize]byte {
 func eraseAEAD(a cipher.AEAD) {
 	if k := aeadKey(a); k != nil {
 		clear(k[:])
+		return
 	}
+	erase(a)
+}
+
+// erase zeroes what a pointer points to, if that holds numbers only, as the key
+// schedules of crypto/aes and its GCM do. It tells whether it could.
+func erase(a any) bool {
+	v := reflect.ValueOf(a)
+	if v.Kind() != reflect.Pointer || v.IsNil() || !flat(v.Type().Elem()) {
+		return false
+	}
+	clear(unsafe.Slice((*byte)(v.UnsafePointer()), v.Type().Elem().Size()))
+	return true
+}
+
+// flat tells whether a type holds numbers only.
+func flat(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Array:
+		return flat(t.Elem())
+	case reflect.Struct:
+		for i := range t.NumField() {
+			if !flat(t.Field(i).Type) {
+				return false
+			}
+		}
+		return true
+	}
+	return t.Kind() >= reflect.Bool && t.Kind() <= reflect.Complex128
 }
 
 // dhKey returns where k keeps its scalar, nil if that cannot be told.

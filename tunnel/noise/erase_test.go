@@ -82,7 +82,7 @@ func TestClearDuringSeal(t *testing.T) {
 		for lane := range sealed {
 			wg.Go(func() {
 				for seq := range uint64(1 << 20) {
-					msg := ka.Seal(nil, []byte("data"), noise.JoinCounter(uint16(lane), seq))
+					msg := ka.Seal(nil, []byte("data"), noise.JoinCounter(uint16(lane), seq, uint64(lane%2)*noise.CounterAES))
 					if msg == nil {
 						return
 					}

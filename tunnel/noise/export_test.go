@@ -11,6 +11,27 @@ func (k *Keypair) Keys() (send, receive *[32]byte) {
 	return aeadKey(c.send), aeadKey(c.receive)
 }
 
+// AESSeed returns where the keypair keeps its AES keys until they are needed, nil
+// afterwards.
+func (k *Keypair) AESSeed() (send, receive *[32]byte) {
+	if k.seed == nil {
+		return nil, nil
+	}
+	return &k.seed.send, &k.seed.receive
+}
+
+// EraseAES makes an AEAD of a key, erases it, and tells whether it could; sealed
+// is what the erased one makes of nothing.
+func EraseAES(key []byte) (sealed []byte, erased bool) {
+	a, err := newAES(key)
+	if err != nil {
+		return nil, false
+	}
+	erased = erase(a)
+	defer func() { _ = recover() }() // without its schedule it may well panic
+	return a.Seal(nil, make([]byte, a.NonceSize()), nil, nil), erased
+}
+
 // Secrets returns where a waiting handshake keeps its secrets.
 func (h *Handshake) Secrets() (ephemeral []byte, chain *[32]byte) {
 	return dhKey(h.ephemeral), &h.symmetric.chain

@@ -59,6 +59,9 @@ func TestFlynnMakesTheGoldenVectors(t *testing.T) {
 				t.Fatal(err)
 			}
 			for i, p := range g.Packets {
+				if p.Counter&noise.CounterAES != 0 {
+					continue // not Noise's business: TestAESMessages looks after it
+				}
 				cipher := bSend
 				if p.FromInitiator {
 					cipher = bReceive

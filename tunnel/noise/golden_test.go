@@ -124,8 +124,8 @@ func inputs() []goldenHandshake {
 			g.PresharedKey = draw(32)
 			g.InitiatorIndex, g.ResponderIndex, g.CookieSource = 0, 0xffffffff, src6
 		}
-		for n, size := range []int{0, 1, 16, 1420} {
-			counter := []uint64{0, 1, 7<<48 | 5, 1<<64 - 1<<13 - 2}[n]
+		for n, size := range []int{0, 1, 16, 1420, 100} {
+			counter := []uint64{0, 1, 7<<48 | 5, 1<<62 - 1<<13 - 2, 1<<63 | 1<<62 | 7<<48 | 6}[n]
 			g.Packets = append(g.Packets,
 				goldenPacket{FromInitiator: true, Counter: counter, Payload: draw(size)},
 				goldenPacket{FromInitiator: false, Counter: counter, Payload: draw(size)})

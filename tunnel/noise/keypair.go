@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"runtime"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/crypto/chacha20poly1305"
@@ -23,7 +24,10 @@ type Keypair struct {
 	// it sets it; while it is 0 the keypair counts as expired.
 	Created int64
 
-	ciphers atomic.Pointer[ciphers]
+	ciphers atomic.Pointer[ciphers] // ChaCha20-Poly1305
+	aes     atomic.Pointer[ciphers] // nil until first needed
+	seed    *aesSeed                // nil once aes is there, and after Clear
+	seedMu  sync.Mutex
 }
 
 // ciphers are apart from the keypair so that Clear can let go of them while
@@ -46,17 +50,23 @@ func newKeypair(s *symmetric, initiator bool, local, remote uint32) (*Keypair, e
 	if err != nil {
 		return nil, err
 	}
-	k := &Keypair{LocalIndex: local, RemoteIndex: remote, Initiator: initiator}
+	k := &Keypair{LocalIndex: local, RemoteIndex: remote, Initiator: initiator, seed: newAESSeed(s, initiator)}
 	k.ciphers.Store(c)
+	runtime.AddCleanup(k, (*aesSeed).clear, k.seed)
 	return k, nil
 }
 
 func newCiphers(send, receive *[32]byte) (*ciphers, error) {
-	s, err := chacha20poly1305.New(send[:])
+	return ciphersOf(chacha20poly1305.New, send, receive)
+}
+
+// ciphersOf makes an AEAD of each key. The keys stay the caller's to clear.
+func ciphersOf(make func(key []byte) (cipher.AEAD, error), send, receive *[32]byte) (*ciphers, error) {
+	s, err := make(send[:])
 	if err != nil {
 		return nil, err
 	}
-	r, err := chacha20poly1305.New(receive[:])
+	r, err := make(receive[:])
 	if err != nil {
 		return nil, err
 	}
@@ -88,17 +98,27 @@ func (k *Keypair) Seal(dst, plaintext []byte, counter uint64) []byte {
 // keypair; see [RejectLaneAfter] and Constants.RejectAfterMessages for its
 // limits. It panics if buf is too short.
 func (k *Keypair) SealInPlace(buf []byte, n int, counter uint64) []byte {
-	buf = buf[: n+TransportOverhead : len(buf)]
-	c := k.ciphers.Load()
+	return k.SealTo(buf, buf[TransportHeaderSize:TransportHeaderSize+n], counter)
+}
+
+// SealTo is SealInPlace for a plaintext that is elsewhere, so that sealing takes
+// the place of a copy: out has room for it and for [TransportOverhead] bytes.
+// The two must not overlap, unless plaintext begins at out[16].
+//
+// A counter with [CounterAES] is sealed with AES-256-GCM, others as WireGuard
+// has it.
+func (k *Keypair) SealTo(out, plaintext []byte, counter uint64) []byte {
+	out = out[: len(plaintext)+TransportOverhead : len(out)]
+	c := k.ciphersFor(counter)
 	if c == nil {
 		return nil
 	}
-	binary.LittleEndian.PutUint32(buf, MessageTransport)
-	nonce := headerNonce(buf, counter)
-	c.send.Seal(buf[:TransportHeaderSize], nonce, buf[TransportHeaderSize:TransportHeaderSize+n], nil)
-	binary.LittleEndian.PutUint32(buf[transportReceiver:], k.RemoteIndex)
+	binary.LittleEndian.PutUint32(out, MessageTransport)
+	nonce := headerNonce(out, counter)
+	c.send.Seal(out[:TransportHeaderSize], nonce, plaintext, nil)
+	binary.LittleEndian.PutUint32(out[transportReceiver:], k.RemoteIndex)
 	runtime.KeepAlive(c) // else the keys could be zeroed while they are in use
-	return buf
+	return out
 }
 
 // OpenInPlace authenticates a transport message and decrypts it where it is,
@@ -111,7 +131,7 @@ func (k *Keypair) OpenInPlace(msg []byte) (plaintext []byte, counter uint64, err
 	if !ok {
 		return nil, 0, ErrMalformed
 	}
-	c := k.ciphers.Load()
+	c := k.ciphersFor(counter)
 	if c == nil || index != k.LocalIndex {
 		return nil, 0, ErrState
 	}
@@ -142,7 +162,16 @@ func headerNonce(header []byte, counter uint64) []byte {
 // them done, which the Go runtime forces every two minutes at the latest;
 // runtime.GC makes it prompt. The same happens to a keypair that is dropped
 // without Clear.
-func (k *Keypair) Clear() { k.ciphers.Store(nil) }
+func (k *Keypair) Clear() {
+	k.seedMu.Lock()
+	defer k.seedMu.Unlock()
+	if k.seed != nil {
+		k.seed.clear()
+		k.seed = nil
+	}
+	k.ciphers.Store(nil)
+	k.aes.Store(nil)
+}
 
 // Cleared reports whether Clear was called.
 func (k *Keypair) Cleared() bool { return k.ciphers.Load() == nil }

@@ -81,23 +81,28 @@ func TestPaddedSize(t *testing.T) {
 }
 
 func TestLaneCounters(t *testing.T) {
+	const vouched, aes = noise.CounterVouched, noise.CounterAES
 	for _, c := range []struct {
-		lane    uint16
-		seq     uint64
-		counter uint64
+		lane       uint16
+		seq, flags uint64
+		counter    uint64
 	}{
-		{0, 0, 0}, {0, 1, 1}, {1, 0, 1 << 48}, {1024, 5, 1024<<48 | 5},
-		{65535, 1<<48 - 1, math.MaxUint64}, {0, 1<<48 - 1, 1<<48 - 1},
+		{0, 0, 0, 0}, {0, 1, 0, 1}, {1, 0, 0, 1 << 48}, {1024, 5, 0, 1024<<48 | 5},
+		{0, 1<<48 - 1, 0, 1<<48 - 1}, {0, 7, aes, 1<<62 | 7}, {3, 7, vouched, 1<<63 | 3<<48 | 7},
+		{noise.MaxLane, 1<<48 - 1, aes | vouched, math.MaxUint64},
 	} {
-		if got := noise.JoinCounter(c.lane, c.seq); got != c.counter {
-			t.Errorf("join %d, %d: %x", c.lane, c.seq, got)
+		if got := noise.JoinCounter(c.lane, c.seq, c.flags); got != c.counter {
+			t.Errorf("join %d, %d, %x: %x", c.lane, c.seq, c.flags, got)
 		}
-		if lane, seq := noise.SplitCounter(c.counter); lane != c.lane || seq != c.seq {
-			t.Errorf("split %x: %d, %d", c.counter, lane, seq)
+		if lane, seq, flags := noise.SplitCounter(c.counter); lane != c.lane || seq != c.seq || flags != c.flags {
+			t.Errorf("split %x: %d, %d, %x", c.counter, lane, seq, flags)
 		}
 	}
-	if lane, _ := noise.SplitCounter(noise.JoinCounter(1, 1<<48)); lane != 1 {
+	if lane, _, _ := noise.SplitCounter(noise.JoinCounter(1, 1<<48, 0)); lane != 1 {
 		t.Error("a sequence number that is too large changes the lane")
+	}
+	if _, _, flags := noise.SplitCounter(noise.JoinCounter(noise.MaxLane+1, 0, 0)); flags != 0 {
+		t.Error("a lane that is too large changes the flags")
 	}
 }
 

@@ -194,7 +194,7 @@ func TestWireGuardUnderstandsLaneZeroOnly(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.exchange(t, k, noise.JoinCounter(1, 0))
+		w.exchange(t, k, noise.JoinCounter(1, 0, 0))
 		w.send(t, k.Seal(nil, tuntest.Ping(theirs, ours), 1))
 		select {
 		case <-w.tun.Inbound:
