@@ -2,33 +2,35 @@ package tunnel
 
 import (
 	"kiloport/tunnel/ecn"
-	"kiloport/tunnel/noise"
+	"kiloport/tunnel/tun"
 )
 
-// packet is an inner packet between the TUN device and the socket: the bytes
-// with room before them for the transport header and behind for padding and
-// tag, so that it is sealed where it lies.
+// packet is an inner packet, or super-packet, on its way from the TUN device to
+// the socket.
 type packet struct {
-	buf  []byte
-	n    int
-	hash uint64
-	peer *peer
-	kind uint8 // which of bufferSizes
+	buf    []byte // tun.Headroom, then the packet
+	n      int
+	header tun.Header
+	hash   uint64
+	peer   *peer
+	kind   uint8 // which of bufferSizes
 }
 
-func (p *packet) payload() []byte { return p.buf[headerSize : headerSize+p.n] }
+func (p *packet) payload() []byte { return p.buf[tun.Headroom : tun.Headroom+p.n] }
 
 // Len is the packet's size in the queue.
 func (p *packet) Len() int { return p.n }
 
-// MarkCE marks the inner header, before it is sealed.
+// MarkCE marks the inner header, before it is sealed. All that a super-packet is
+// cut into carry the mark.
 func (p *packet) MarkCE() bool { return ecn.MarkCE(p.payload()) }
 
-const bufferOverhead = headerSize + noise.PaddingMultiple + tagSize
+// bufferSizes are what packets are kept in, so that ten thousand small ones in
+// the queue do not cost as much as ten thousand large ones.
+var bufferSizes = [...]int{384, 2048, 4096, 16384, superBuffer}
 
-// bufferSizes are what packets are copied into, so that ten thousand small ones
-// in the queue do not cost as much as ten thousand large ones.
-var bufferSizes = [...]int{384, 2048, 4096, 16384, 65535 + bufferOverhead}
+// superBuffer has room for any packet.
+const superBuffer = tun.Headroom + tun.MaxPacket
 
 // buffers keeps packets for reuse. It has one owner.
 type buffers struct{ free [len(bufferSizes)][]*packet }
@@ -36,16 +38,16 @@ type buffers struct{ free [len(bufferSizes)][]*packet }
 // maxFree bounds the memory kept: per size, 4 MiB or 64 buffers.
 func maxFree(kind uint8) int { return max(64, 4<<20/bufferSizes[kind]) }
 
-// take gives a packet with room for n bytes of payload.
+// take gives a packet with room for n bytes.
 func (b *buffers) take(n int) *packet {
 	kind := 0
-	for n+bufferOverhead > bufferSizes[kind] {
+	for n+tun.Headroom > bufferSizes[kind] {
 		kind++
 	}
 	if free := b.free[kind]; len(free) > 0 {
 		p := free[len(free)-1]
 		b.free[kind] = free[:len(free)-1]
-		p.n = n
+		p.n, p.header = n, tun.Header{}
 		return p
 	}
 	return &packet{buf: make([]byte, bufferSizes[kind]), n: n, kind: uint8(kind)}
@@ -56,4 +58,20 @@ func (b *buffers) give(p *packet) {
 	if len(b.free[p.kind]) < maxFree(p.kind) {
 		b.free[p.kind] = append(b.free[p.kind], p)
 	}
+}
+
+// fit gives a packet in the smallest buffer that does, which may be the same one.
+func (b *buffers) fit(p *packet) *packet {
+	if 4*(p.n+tun.Headroom) > 3*bufferSizes[p.kind] {
+		return p
+	}
+	small := b.take(p.n)
+	if small.kind == p.kind {
+		b.give(small)
+		return p
+	}
+	copy(small.buf[tun.Headroom:], p.payload())
+	small.header, small.hash, small.peer = p.header, p.hash, p.peer
+	b.give(p)
+	return small
 }

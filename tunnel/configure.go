@@ -89,9 +89,11 @@ func (d *Device) setBeforeUp(port uint16, mark uint32) error {
 
 func (d *Device) setMark(mark uint32) error {
 	socks := d.sockets.Load()
-	if marker, ok := socks.listen.(interface{ SetMark(uint32) error }); ok {
-		if err := marker.SetMark(mark); err != nil {
-			return fmt.Errorf("set fwmark %#x: %w", mark, err)
+	for _, listen := range socks.receivers {
+		if marker, ok := listen.(interface{ SetMark(uint32) error }); ok {
+			if err := marker.SetMark(mark); err != nil {
+				return fmt.Errorf("set fwmark %#x: %w", mark, err)
+			}
 		}
 	}
 	if err := socks.pool.SetMark(mark); err != nil {

@@ -62,7 +62,9 @@ const (
 	helloECNDecapsulates   = 1 << 0 // RFC 6040 decapsulation: normal mode is safe towards the sender
 	helloDSCPInherits      = 1 << 0 // the sender copies the inner DSCP outwards
 	helloAEADChaCha        = 1 << 0 // ChaCha20-Poly1305, always there
+	helloAEADAES256        = 1 << 1 // AES-256-GCM, wanted if both say so
 	helloPathDirect        = 1 << 0 // the sender receives lanes at its listen port
+	helloPathVouched       = 1 << 1 // the sender takes packets whose transport checksum was not computed
 	helloIntegerFieldLimit = 2      // widest field known so far, bytes
 )
 

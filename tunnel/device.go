@@ -65,9 +65,11 @@ type Device struct {
 	cookiesSent atomic.Uint64
 
 	handshakes *handshaker
-	transmit   *transmitter
-	receive    *receiver
-	receiving  chan struct{} // closed when the last receiver has ended
+	workers    int           // of each kind: one for each queue of the TUN device
+	offers     uint64        // flags of counters that we let peers use
+	transmit   []*transmitter
+	receive    []*receiver
+	receiving  chan struct{} // closed when the last receivers have ended
 
 	config     sync.Mutex // configuration, one change at a time
 	up         bool       // with sockets
@@ -105,6 +107,7 @@ func New(c Config) (*Device, error) {
 		linked:      make(chan error, 1),
 		done:        make(chan struct{}),
 		receiving:   make(chan struct{}),
+		workers:     len(c.TUN.Queues()),
 	}
 	close(d.receiving)
 	d.defaults()
@@ -114,8 +117,10 @@ func New(c Config) (*Device, error) {
 	d.limited = &limitedLog{log: d.log, clock: d.clock, said: make(map[string]*limitedLine)}
 	d.shared = portpool.NewShared(d.log)
 	d.handshakes = newHandshaker(d)
-	d.transmit = newTransmitter(d)
-	d.receive = newReceiver(d)
+	for worker := range d.workers {
+		d.transmit = append(d.transmit, newTransmitter(d, worker))
+		d.receive = append(d.receive, newReceiver(d, worker))
+	}
 	return d, nil
 }
 
@@ -150,16 +155,11 @@ func (d *Device) secrets() (err error) {
 func (d *Device) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, d.Close)
 	defer stop()
-	transmitted := make(chan error, 1)
-	d.finished.Add(2)
-	go func() {
-		defer d.finished.Done()
-		transmitted <- d.transmit.run()
-	}()
-	go func() {
-		defer d.finished.Done()
-		d.handshakes.run(d.done)
-	}()
+	transmitted := make(chan error, d.workers)
+	for _, t := range d.transmit {
+		d.finished.Go(func() { transmitted <- t.run() })
+	}
+	d.finished.Go(func() { d.handshakes.run(d.done) })
 	err := d.watch(transmitted)
 	d.Close()
 	d.finished.Wait()
@@ -249,18 +249,18 @@ func (d *Device) linkDown() {
 	d.log.Info("link down")
 }
 
-// openSockets opens the listen socket and an empty pool.
+// openSockets opens the listen sockets and an empty pool.
 func (d *Device) openSockets() error {
-	listen, err := d.openListen(d.listenPort)
+	receivers, err := d.openListen(d.listenPort)
 	if err != nil {
 		return err
 	}
 	pool, err := portpool.NewPool(d.poolConfig())
 	if err != nil {
-		listen.Close()
+		closeAll(receivers)
 		return err
 	}
-	d.serve(&sockets{listen: listen, pool: pool})
+	d.serve(&sockets{listen: receivers[0], receivers: receivers, pool: pool})
 	if d.housekeep == nil {
 		d.housekeep = d.clock.AfterFunc(d.housekeepEvery(), d.keepHouse)
 	} else {
@@ -269,46 +269,70 @@ func (d *Device) openSockets() error {
 	return nil
 }
 
+func closeAll(sockets []portpool.Socket) {
+	for _, s := range sockets {
+		s.Close()
+	}
+}
+
 const (
 	listenReceiveBuffer = 4 << 20 // bytes: some 20 ms at 1 Gbit/s, with the kernel's overhead
 	listenSendBuffer    = 1 << 20
 )
 
-func (d *Device) openListen(port uint16) (portpool.Socket, error) {
+// openListen opens a socket for each receiver, all on one port, among which the
+// kernel shares out what arrives: by the outer 5-tuple, so that a lane always
+// comes to the same receiver.
+func (d *Device) openListen(port uint16) (all []portpool.Socket, err error) {
 	open := d.openSocket
 	if open == nil {
 		open = func(c portpool.SocketConfig) (portpool.Socket, error) { return portpool.Open(c) }
 	}
-	return open(portpool.SocketConfig{
-		Port: port, FwMark: d.fwMark, Shared: d.shared,
-		SendBuffer: listenSendBuffer, ReceiveBuffer: listenReceiveBuffer,
-	})
+	for range d.workers {
+		s, err := open(portpool.SocketConfig{
+			Port: port, ReusePort: d.workers > 1, FwMark: d.fwMark, Shared: d.shared, GRO: true,
+			SendBuffer: listenSendBuffer, ReceiveBuffer: listenReceiveBuffer / d.workers,
+		})
+		if err != nil {
+			closeAll(all)
+			return nil, err
+		}
+		all = append(all, s)
+		port = s.Port()
+	}
+	return all, nil
 }
 
-// serve makes sockets the ones in use. The receiver of the old listen socket
-// ends first, so that there is never more than one.
+// serve makes sockets the ones in use. The receivers of the old listen sockets
+// end first, so that there is never more than one of each.
 func (d *Device) serve(socks *sockets) {
 	old := d.sockets.Swap(socks)
 	if old != nil {
-		old.listen.Close()
+		closeAll(old.receivers)
 	}
 	<-d.receiving
 	d.listenPort = socks.listen.Port()
 	d.receiving = make(chan struct{})
-	go func(done chan<- struct{}) {
-		defer close(done)
-		d.receive.run(socks.listen)
-	}(d.receiving)
+	go d.receiveFrom(socks.receivers, d.receiving)
+}
+
+func (d *Device) receiveFrom(sockets []portpool.Socket, done chan<- struct{}) {
+	defer close(done)
+	var all sync.WaitGroup
+	for i, socket := range sockets {
+		all.Go(func() { d.receive[i].run(socket) })
+	}
+	all.Wait()
 }
 
 // moveListen listens on another port. If that fails the old one stays.
 func (d *Device) moveListen(port uint16) error {
 	old := d.sockets.Load()
-	listen, err := d.openListen(port)
+	receivers, err := d.openListen(port)
 	if err != nil {
 		return err
 	}
-	d.serve(&sockets{listen: listen, pool: old.pool})
+	d.serve(&sockets{listen: receivers[0], receivers: receivers, pool: old.pool})
 	return nil
 }
 
@@ -329,7 +353,7 @@ func (d *Device) poolConfig() portpool.PoolConfig {
 // closeSockets ends the receiver too.
 func (d *Device) closeSockets() {
 	if old := d.sockets.Swap(nil); old != nil {
-		old.listen.Close()
+		closeAll(old.receivers)
 		old.pool.Close()
 		<-d.receiving
 	}

@@ -1,20 +1,22 @@
 package tunnel
 
 import (
-	"errors"
-	"net"
 	"net/netip"
 	"slices"
 	"syscall"
 
 	"kiloport/portpool"
+	"kiloport/tunnel/noise"
+	"kiloport/tunnel/tun"
 )
 
-// sockets is where datagrams leave and arrive: the listen socket, which is lane
-// 0, and the pool, which is the others. It exists while the link is up.
+// sockets is where datagrams leave and arrive: the listen sockets, which are
+// lane 0 and share a port, one for each receiver; and the pool, which is the
+// other lanes. It exists while the link is up.
 type sockets struct {
-	listen portpool.Socket
-	pool   *portpool.Pool
+	listen    portpool.Socket // the one to send on
+	receivers []portpool.Socket
+	pool      *portpool.Pool
 }
 
 // endpoint is where a peer is. It is never changed, only replaced.
@@ -23,87 +25,175 @@ type endpoint struct {
 	local netip.Addr // our address that the peer last sent to, if known
 }
 
-// outbound is a sealed datagram on its way to a socket.
-type outbound struct {
-	peer   *peer
-	to     *endpoint
-	socket portpool.Socket
-	buf    []byte
-	lane   uint16
-	class  uint8 // traffic class
+// outgoing is a packet, or super-packet, and the way that was chosen for it.
+type outgoing struct {
+	packet  *packet
+	session *session
+	to      *endpoint
+	socket  portpool.Socket
+	lane    uint16
+	class   uint8 // traffic class
 }
 
-// egress collects datagrams and sends those of one lane together. It has one
-// owner and copies nothing.
+// sealedRoom is how many bytes of sealed datagrams are collected before they are
+// sent: room for any super-packet, with what sealing adds to its segments.
+const sealedRoom = 256 << 10
+
+// egress seals the packets of a batch, straight out of where they lie into
+// datagrams that follow each other, and sends those of one lane together. It has
+// one owner.
 type egress struct {
-	labels labels
-	items  []outbound
-	order  []uint64 // lane<<32 | position, so that sorting keeps a lane's order
-	batch  []portpool.Message
+	labels  labels
+	items   []outgoing
+	order   []uint64 // lane<<32 | position, so that sorting keeps a lane's order
+	segment tun.Segmenter
+	sealed  []byte             // the datagrams of batch, and the room behind them
+	batch   []portpool.Message // of one lane
+	of      []*outgoing        // whose first segment is in each message
 }
 
+// newEgress makes an egress for up to size packets at a time.
 func newEgress(l labels, size int) *egress {
 	return &egress{
 		labels: l,
-		items:  make([]outbound, 0, size),
+		items:  make([]outgoing, 0, size),
 		order:  make([]uint64, 0, size),
-		batch:  make([]portpool.Message, size),
 	}
 }
 
-func (e *egress) add(o outbound) {
+func (e *egress) add(o outgoing) {
 	e.order = append(e.order, uint64(o.lane)<<32|uint64(len(e.items)))
 	e.items = append(e.items, o)
 }
 
-// flush sends everything. What a socket does not take is counted as dropped at
-// its peer: waiting for it would hold up all other lanes.
-func (e *egress) flush() {
+// flush seals and sends everything. What a socket does not take is counted as
+// dropped at its peer: waiting for it would hold up all other lanes.
+func (e *egress) flush(mtu int) {
+	if e.sealed == nil {
+		e.sealed = make([]byte, 0, sealedRoom)
+	}
 	slices.Sort(e.order)
-	for rest := e.order; len(rest) > 0; {
-		lane, n := rest[0]>>32, 1
-		for n < len(rest) && rest[n]>>32 == lane {
-			n++
+	for i, at := range e.order {
+		e.seal(&e.items[uint32(at)], mtu)
+		if i+1 == len(e.order) || e.order[i+1]>>32 != at>>32 {
+			e.send()
 		}
-		e.sendLane(rest[:n])
-		rest = rest[n:]
 	}
 	e.order = e.order[:0]
 	clear(e.items)
 	e.items = e.items[:0]
 }
 
-func (e *egress) sendLane(order []uint64) {
-	batch := e.batch[:len(order)]
-	label := e.labels.of(uint16(order[0] >> 32))
-	for i, at := range order {
-		o := &e.items[uint32(at)]
-		batch[i] = portpool.Message{Buf: o.buf, Addr: o.to.addr, Local: o.to.local, TrafficClass: o.class, FlowLabel: label}
+// seal adds the segments of a packet to the lane's batch.
+func (e *egress) seal(o *outgoing, mtu int) {
+	s, p := o.session, o.packet
+	drops := &p.peer.drops
+	if e.segment.Reset(p.header, p.payload(), s.vouches.Load()) != nil {
+		drops.add(dropInvalid)
+		return
 	}
-	_, err := e.items[uint32(order[0])].socket.Send(batch)
-	for i, at := range order {
-		e.items[uint32(at)].sent(&batch[i], err)
+	n := uint64(e.segment.Len())
+	sequence, ok := s.reserve(o.lane, n)
+	if !ok {
+		drops[dropExpired].Add(n)
+		return
 	}
-	clear(batch)
+	flags := s.sealFlags.Load()
+	if e.segment.Vouched() {
+		flags |= noise.CounterVouched
+	}
+	for ; n > 0; n-- {
+		plain := e.segment.Next()
+		size := noise.PaddedSize(len(plain), mtu)
+		out := e.room(o, size+noise.TransportOverhead)
+		counter := noise.JoinCounter(o.lane, sequence, flags)
+		if !s.sealTo(out, plain, size, counter) {
+			e.unroom(len(out))
+			drops[dropExpired].Add(n)
+			return
+		}
+		sequence++
+	}
 }
 
-// sent counts one datagram after the socket has seen it.
-func (o *outbound) sent(m *portpool.Message, err error) {
-	if o.to.local.IsValid() && !m.Local.IsValid() {
-		o.peer.forgetLocal(o.to)
+// sealTo seals a packet, padded to size, into out.
+func (s *session) sealTo(out, plain []byte, size int, counter uint64) bool {
+	if len(plain) == size {
+		return s.keypair.SealTo(out, plain, counter) != nil
 	}
-	switch {
-	case err == nil || m.Err == 0 && !isClosed(err):
-		o.peer.tx.packets.Add(1)
-		o.peer.tx.bytes.Add(uint64(len(o.buf)))
-	default:
-		o.peer.drops.add(sendDrop(m.Err))
+	clear(out[headerSize+copy(out[headerSize:], plain) : headerSize+size])
+	return s.keypair.SealInPlace(out, size, counter) != nil
+}
+
+// room gives the place for the next datagram: at the end of the last message if
+// that may go with it, in a message of its own otherwise.
+func (e *egress) room(o *outgoing, size int) []byte {
+	if len(e.sealed)+size > cap(e.sealed) {
+		e.send()
+	}
+	at := len(e.sealed)
+	e.sealed = e.sealed[:at+size]
+	out := e.sealed[at : at+size : at+size]
+	if n := len(e.batch) - 1; n >= 0 && joins(&e.batch[n], e.of[n], o, size) {
+		m := &e.batch[n]
+		m.Buf = e.sealed[at-len(m.Buf) : at+size]
+		return out
+	}
+	e.batch = append(e.batch, portpool.Message{
+		Buf: out, SegmentSize: size, Addr: o.to.addr, Local: o.to.local,
+		TrafficClass: o.class, FlowLabel: e.labels.of(o.lane),
+	})
+	e.of = append(e.of, o)
+	return out
+}
+
+// joins says whether a datagram of this size can follow those of a message.
+func joins(m *portpool.Message, first, o *outgoing, size int) bool {
+	return size <= m.SegmentSize && len(m.Buf)%m.SegmentSize == 0 && len(m.Buf)+size <= maxDatagram &&
+		first.to == o.to && first.class == o.class && first.packet.peer == o.packet.peer
+}
+
+// unroom takes back the last room given.
+func (e *egress) unroom(size int) {
+	e.sealed = e.sealed[:len(e.sealed)-size]
+	n := len(e.batch) - 1
+	m := &e.batch[n]
+	if m.Buf = m.Buf[:len(m.Buf)-size]; len(m.Buf) == 0 {
+		e.batch, e.of = e.batch[:n], e.of[:n]
+	}
+}
+
+// send sends what is sealed, which is of one lane.
+func (e *egress) send() {
+	if len(e.batch) > 0 {
+		_, _ = e.of[0].socket.Send(e.batch) // each message has its own error
+		for i, o := range e.of {
+			o.sent(&e.batch[i])
+		}
+	}
+	clear(e.batch)
+	clear(e.of)
+	e.batch, e.of, e.sealed = e.batch[:0], e.of[:0], e.sealed[:0]
+}
+
+// sent counts the datagrams of a message after the socket has seen it.
+func (o *outgoing) sent(m *portpool.Message) {
+	p := o.packet.peer
+	if o.to.local.IsValid() && !m.Local.IsValid() {
+		p.forgetLocal(o.to)
+	}
+	all := (len(m.Buf) + m.SegmentSize - 1) / m.SegmentSize
+	gone := (m.N + m.SegmentSize - 1) / m.SegmentSize
+	p.tx.packets.Add(uint64(gone))
+	p.tx.bytes.Add(uint64(m.N))
+	if gone < all {
+		p.drops[sendDrop(m.Err)].Add(uint64(all - gone))
 	}
 }
 
 func sendDrop(e syscall.Errno) dropReason {
 	switch {
-	case e == 0:
+	case e == 0, e == syscall.EBADF:
 		return dropLinkDown
 	case e == syscall.EMSGSIZE:
 		return dropTooBig
@@ -114,5 +204,3 @@ func sendDrop(e syscall.Errno) dropReason {
 	}
 	return dropSendFailed
 }
-
-func isClosed(err error) bool { return errors.Is(err, net.ErrClosed) }

@@ -96,7 +96,7 @@ func (h *handshaker) underLoad(now int64, size int) bool {
 func (h *handshaker) offer(now int64, m *portpool.Message, datagram []byte, kind uint8) {
 	d := h.device
 	static := d.static.Load()
-	in := inbound{size: m.N, source: m.Addr, local: m.Local}
+	in := inbound{size: len(datagram), source: m.Addr, local: m.Local}
 	queue := h.answers
 	switch {
 	case static == nil:
@@ -114,7 +114,7 @@ func (h *handshaker) offer(now int64, m *portpool.Message, datagram []byte, kind
 			return
 		}
 	}
-	if kind != noise.MessageCookieReply && h.underLoad(now, m.N) && h.checker(static).CheckMAC2(now, datagram, m.Addr) {
+	if kind != noise.MessageCookieReply && h.underLoad(now, len(datagram)) && h.checker(static).CheckMAC2(now, datagram, m.Addr) {
 		in.proven, queue = true, h.proven
 	}
 	copy(in.bytes[:], datagram)
@@ -484,8 +484,15 @@ func (p *peer) sendSealed(now int64, s *session, lane uint16, buf []byte, n int)
 	if !ok {
 		return
 	}
-	e := newEgress(d.labels, 1)
-	e.add(outbound{peer: p, to: to, socket: socket, buf: datagram, lane: lane})
-	e.flush()
+	batch := []portpool.Message{{Buf: datagram, Addr: to.addr, Local: to.local, FlowLabel: d.labels.of(lane)}}
+	if _, err := socket.Send(batch); err != nil {
+		p.drops.add(sendDrop(batch[0].Err))
+	} else {
+		p.tx.packets.Add(1)
+		p.tx.bytes.Add(uint64(len(datagram)))
+	}
+	if to.local.IsValid() && !batch[0].Local.IsValid() {
+		p.forgetLocal(to)
+	}
 	p.timers.KeepaliveSent(now)
 }

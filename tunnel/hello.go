@@ -23,7 +23,7 @@ const (
 	helloGiveUp = int64(15e9) // after the first: the peer is a stock one
 	switchDelay = int64(15e8) // data waits for HELLO on a new keypair
 	oldAlive    = int64(10e9) // an old keypair is alive if heard within this
-	maxLanes    = portpool.MaxPorts
+	maxLanes    = noise.MaxLane
 )
 
 // helloState is where the exchange on one keypair stands.
@@ -54,6 +54,7 @@ func (p *peer) startHello(now int64, s *session) {
 	s.hello.started = now
 	if s.keypair.Initiator {
 		s.offered.Store(maxLanes)
+		s.offers.Store(p.device.offers)
 	}
 	p.helloStep(now, s)
 }
@@ -85,6 +86,12 @@ func (d *Device) ourHello() hello {
 		AEADs:        helloAEADChaCha,
 		Path:         helloPathDirect,
 	}
+	if d.offers&noise.CounterAES != 0 {
+		h.AEADs |= helloAEADAES256
+	}
+	if d.offers&noise.CounterVouched != 0 {
+		h.Path |= helloPathVouched
+	}
 	if d.options.Spread == SpreadPorts {
 		h.SendLanes = uint16(d.options.Ports)
 	}
@@ -104,6 +111,7 @@ func (p *peer) heardHello(now int64, s *session, t controlType, body []byte) {
 	// From now on no lane may arrive that the peer did not speak of.
 	s.offered.Store(uint32(min(theirs.SendLanes, maxLanes)))
 	if t == controlHello {
+		s.offers.Store(p.device.offers)
 		ours := p.device.ourHello()
 		p.sendControl(now, s, 0, appendControl(nil, controlHelloAck, &ours))
 	}
@@ -112,6 +120,10 @@ func (p *peer) heardHello(now int64, s *session, t controlType, body []byte) {
 	}
 	s.hello.heard, s.hello.over = true, true
 	s.normalECN.Store(theirs.ECN&helloECNDecapsulates != 0)
+	s.vouches.Store(theirs.Path&helloPathVouched != 0)
+	if theirs.AEADs&helloAEADAES256 != 0 && p.device.offers&noise.CounterAES != 0 {
+		s.sealFlags.Store(noise.CounterAES)
+	}
 	p.version = theirs.Version
 	limit := min(p.device.ourHello().SendLanes, theirs.ReceiveLanes, maxLanes)
 	s.allowLanes(limit)
@@ -147,8 +159,8 @@ func (p *peer) switchTo(now int64, s *session) {
 }
 
 // control handles the control messages of one payload, which arrived on a lane
-// of s in the datagram m.
-func (p *peer) control(now int64, s *session, lane uint16, list []byte, m *portpool.Message) {
+// of s in a datagram of size bytes, one of those of m.
+func (p *peer) control(now int64, s *session, lane uint16, list []byte, m *portpool.Message, size int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for {
@@ -164,7 +176,7 @@ func (p *peer) control(now int64, s *session, lane uint16, list []byte, m *portp
 		case controlHello, controlHelloAck:
 			p.heardHello(now, s, t, body)
 		case controlProbe:
-			p.heardProbe(now, s, lane, body, m)
+			p.heardProbe(now, s, lane, body, m, size)
 		case controlProbeEcho:
 			p.heardEcho(now, body)
 		}
@@ -173,14 +185,14 @@ func (p *peer) control(now int64, s *session, lane uint16, list []byte, m *portp
 }
 
 // heardProbe answers on lane 0, which is known to work.
-func (p *peer) heardProbe(now int64, s *session, lane uint16, body []byte, m *portpool.Message) {
+func (p *peer) heardProbe(now int64, s *session, lane uint16, body []byte, m *portpool.Message, size int) {
 	probe, err := parseProbe(body)
 	if err != nil {
 		p.drops.add(dropControl)
 		return
 	}
 	echo := probeEcho{
-		probe: probe, Lane: lane, Size: uint16(m.N), TrafficClass: m.TrafficClass,
+		probe: probe, Lane: lane, Size: uint16(size), TrafficClass: m.TrafficClass,
 		HopLimit: m.HopLimit, Arrived: m.Time, Source: m.Addr,
 	}
 	p.sendControl(now, s, 0, appendControl(nil, controlProbeEcho, &echo))

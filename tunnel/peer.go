@@ -31,9 +31,9 @@ type peer struct {
 	drops     drops
 	anomalies [4][4]atomic.Uint64 // RFC 6040's odd pairs: inner, outer
 
-	touched    uint64 // the transmitter's: number of the last batch with data
-	heardBatch uint64 // the receiver's: likewise
-	heardAt    int
+	sentBatch  []uint64 // by transmitter: number of its last batch with data
+	heardBatch []uint64 // by receiver, likewise
+	heardAt    []int
 
 	lanesMu    sync.Mutex
 	lanes      *portpool.Lanes // nil until lanes were first used
@@ -73,7 +73,10 @@ type traffic struct {
 }
 
 func newPeer(d *Device, key noise.PublicKey) *peer {
-	p := &peer{device: d, key: key, timers: noise.NewTimers(d.constants, d.jitter)}
+	p := &peer{
+		device: d, key: key, timers: noise.NewTimers(d.constants, d.jitter),
+		sentBatch: make([]uint64, d.workers), heardBatch: make([]uint64, d.workers), heardAt: make([]int, d.workers),
+	}
 	p.resetSpread()
 	return p
 }
@@ -136,7 +139,7 @@ func (p *peer) flushStaged(now int64, s *session) {
 	for _, pkt := range p.staged {
 		p.push(now, e, socks, s, pkt)
 	}
-	e.flush()
+	e.flush(p.device.mtu())
 	p.device.staged.Add(-int64(len(p.staged)))
 	p.staged = nil
 	p.timers.DataSent(now)

@@ -13,15 +13,19 @@ import (
 )
 
 const (
-	maxDatagram  = 1 << 16
+	maxDatagram = 1 << 16
+	// receiveBatch is how many messages are taken at once. The kernel joins
+	// datagrams of one lane only, so that it takes many of them where there are
+	// many lanes. Memory that no datagram reaches costs nothing.
 	receiveBatch = 128
 	receivePause = 100 * time.Millisecond
 )
 
-// receiver carries packets from a socket to the TUN device. It is one goroutine
-// and owns everything here, and the receiving half of every session.
+// receiver carries packets from a socket to a queue of the TUN device. It is one
+// goroutine and owns everything here.
 type receiver struct {
 	device   *Device
+	worker   int
 	tun      tun.Queue
 	messages []portpool.Message
 	write    [][]byte
@@ -32,13 +36,17 @@ type receiver struct {
 
 // touchedPeer is a peer that something arrived from in this batch.
 type touchedPeer struct {
-	peer    *peer
-	session *session // the last that was used
-	data    bool     // and not only keepalives
+	peer               *peer
+	session            *session // the last that was used
+	data               bool     // and not only keepalives
+	packets, bytes, ce uint64
 }
 
-func newReceiver(d *Device) *receiver {
-	r := &receiver{device: d, tun: d.tun.Queues()[0], messages: make([]portpool.Message, receiveBatch), write: make([][]byte, 0, receiveBatch)}
+func newReceiver(d *Device, worker int) *receiver {
+	r := &receiver{
+		device: d, worker: worker, tun: d.tun.Queues()[worker],
+		messages: make([]portpool.Message, receiveBatch), write: make([][]byte, 0, receiveBatch),
+	}
 	slab := make([]byte, receiveBatch*maxDatagram)
 	for i := range r.messages {
 		r.messages[i].Buf = slab[i*maxDatagram : (i+1)*maxDatagram : (i+1)*maxDatagram]
@@ -87,28 +95,42 @@ func (r *receiver) receive(messages []portpool.Message) {
 	}
 	clear(r.write)
 	r.write = r.write[:0]
-	for i, t := range r.touched {
-		t.peer.received(r.now, t.session, t.data)
+	for i := range r.touched {
+		r.touched[i].finish(r.now)
 		r.touched[i] = touchedPeer{}
 	}
 	r.touched = r.touched[:0]
 }
 
-func (r *receiver) message(m *portpool.Message) {
-	d := r.device
-	if m.Truncated {
-		d.drops.add(dropTruncated)
-		return
+// finish does once a batch what need not be done for each packet.
+func (t *touchedPeer) finish(now int64) {
+	rx := &t.peer.rx
+	rx.packets.Add(t.packets)
+	rx.bytes.Add(t.bytes)
+	if t.ce > 0 {
+		rx.ce.Add(t.ce)
 	}
-	datagram := m.Buf[:m.N]
+	t.peer.received(now, t.session, t.data)
+}
+
+func (r *receiver) message(m *portpool.Message) {
+	if m.Truncated {
+		r.device.drops.add(dropTruncated)
+	}
+	for datagram := range m.Datagrams {
+		r.datagram(m, datagram)
+	}
+}
+
+func (r *receiver) datagram(m *portpool.Message, datagram []byte) {
 	kind, ok := noise.MessageType(datagram)
 	switch {
 	case !ok:
-		d.drops.add(dropMalformed)
+		r.device.drops.add(dropMalformed)
 	case kind == noise.MessageTransport:
 		r.transport(m, datagram)
 	default:
-		d.handshakes.offer(r.now, m, datagram, kind)
+		r.device.handshakes.offer(r.now, m, datagram, kind)
 	}
 }
 
@@ -126,16 +148,13 @@ func (r *receiver) transport(m *portpool.Message, datagram []byte) {
 		return
 	}
 	p := s.peer
-	lane, sequence, _ := noise.SplitCounter(counter)
-	switch {
-	case s.expired(r.now):
+	lane, sequence, flags := noise.SplitCounter(counter)
+	if s.expired(r.now) {
 		p.drops.add(dropExpired)
 		return
-	case !s.accepts(lane):
+	}
+	if !s.accepts(lane) || flags&^s.offers.Load() != 0 {
 		p.drops.add(dropLane)
-		return
-	case !s.fresh(lane, sequence):
-		p.drops.add(dropReplay)
 		return
 	}
 	payload, _, err := s.keypair.OpenInPlace(datagram)
@@ -143,43 +162,43 @@ func (r *receiver) transport(m *portpool.Message, datagram []byte) {
 		p.drops.add(dropForged)
 		return
 	}
-	l, ok := s.record(lane, sequence)
-	if !ok {
+	if !s.record(lane, sequence, m.Addr) {
 		p.drops.add(dropReplay)
 		return
 	}
-	r.authenticated(m, s, l, lane, payload)
+	r.authenticated(m, s, lane, datagram, payload, flags&noise.CounterVouched != 0)
 }
 
 // authenticated handles a payload that the peer has sealed, and that is new.
-func (r *receiver) authenticated(m *portpool.Message, s *session, l *rxLane, lane uint16, payload []byte) {
+func (r *receiver) authenticated(m *portpool.Message, s *session, lane uint16, datagram, payload []byte, vouched bool) {
 	p := s.peer
-	p.rx.packets.Add(1)
-	p.rx.bytes.Add(uint64(m.N))
-	if m.TrafficClass&3 == uint8(ecn.CE) {
-		p.rx.ce.Add(1)
-	}
-	l.source = m.Addr
 	if !s.confirmed.Load() {
 		p.confirm(r.now, s)
 	}
 	if lane == 0 {
 		p.roam(r.now, m)
 	}
-	r.touch(p, s, len(payload) > 0)
+	t := r.touch(p)
+	t.session, t.data = s, t.data || len(payload) > 0
+	t.packets++
+	t.bytes += uint64(len(datagram))
+	if m.TrafficClass&3 == uint8(ecn.CE) {
+		t.ce++
+	}
 	switch {
 	case len(payload) == 0: // keepalive
 	case payload[0] == controlMagic:
-		p.control(r.now, s, lane, payload[1:], m)
+		p.control(r.now, s, lane, payload[1:], m, len(datagram))
 	default:
-		r.deliver(m, p, payload)
+		r.deliver(m, p, datagram, len(payload), vouched)
 	}
 }
 
 const sourceWarning = "a packet from a source that is not among the peer's allowed ips was dropped"
 
 // deliver adds an inner packet to what is written to the TUN device.
-func (r *receiver) deliver(m *portpool.Message, p *peer, payload []byte) {
+func (r *receiver) deliver(m *portpool.Message, p *peer, datagram []byte, size int, vouched bool) {
+	payload := datagram[headerSize : headerSize+size]
 	length, ok := innerLength(payload)
 	if !ok {
 		p.drops.add(dropNotIP)
@@ -200,7 +219,7 @@ func (r *receiver) deliver(m *portpool.Message, p *peer, payload []byte) {
 	}
 	// The transport header stood before the payload; the device may write
 	// its own there.
-	r.write = append(r.write, m.Buf[headerSize-tun.Headroom:headerSize+length])
+	r.write = append(r.write, datagram[headerSize-tun.Headroom:headerSize+length])
 }
 
 // innerLength gives the length that an IP header claims, if it is believable:
@@ -235,14 +254,14 @@ func (p *peer) decapsulate(packet []byte, outer ecn.Codepoint) bool {
 	return !d.Drop
 }
 
-func (r *receiver) touch(p *peer, s *session, data bool) {
-	if p.heardBatch != r.batch {
-		p.heardBatch = r.batch
-		p.heardAt = len(r.touched)
+// touch gives the peer's entry of this batch.
+func (r *receiver) touch(p *peer) *touchedPeer {
+	if p.heardBatch[r.worker] != r.batch {
+		p.heardBatch[r.worker] = r.batch
+		p.heardAt[r.worker] = len(r.touched)
 		r.touched = append(r.touched, touchedPeer{peer: p})
 	}
-	t := &r.touched[p.heardAt]
-	t.session, t.data = s, t.data || data
+	return &r.touched[p.heardAt[r.worker]]
 }
 
 // roam moves the peer's endpoint to where an authenticated lane 0 message came

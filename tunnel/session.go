@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"net/netip"
+	"sync"
 	"sync/atomic"
 
 	"kiloport/tunnel/noise"
@@ -23,14 +24,18 @@ const (
 )
 
 // session is one keypair in use: WireGuard's, with a counter and a replay window
-// for each lane. The sending half is used by several goroutines and atomic, the
-// receiving half belongs to the receiver.
+// for each lane. It is used by all workers: the sending half is atomic, and of the
+// receiving half each lane has a lock, which is free as long as the kernel gives
+// a lane's datagrams to one receiver.
 type session struct {
 	peer    *peer
 	keypair *noise.Keypair
 
-	confirmed atomic.Bool // something arrived on it: the responder may send
-	normalECN atomic.Bool // the peer decapsulates by RFC 6040
+	confirmed atomic.Bool   // something arrived on it: the responder may send
+	normalECN atomic.Bool   // the peer decapsulates by RFC 6040
+	vouches   atomic.Bool   // the peer takes packets without transport checksums
+	sealFlags atomic.Uint64 // of every counter: noise.CounterAES or 0
+	offers    atomic.Uint64 // flags of counters that may arrive: none until we told the peer
 
 	// Sending. limit is how many lanes above 0 the peer accepts on this
 	// keypair, 0 until HELLO was answered on it; chunks is complete before.
@@ -42,7 +47,8 @@ type session struct {
 	// we told the peer.
 	offered atomic.Uint32
 	rxLanes atomic.Uint32 // how many lanes above 0 something arrived on
-	rx      []*rxLane     // the receiver's
+	rxFirst rxLane
+	rx      atomic.Pointer[rxTable] // the lanes above 0, nil until there is one
 
 	hello helloState // behind the peer's mutex
 }
@@ -53,10 +59,14 @@ type txLane struct {
 	last atomic.Int64  // when data was last sent
 }
 
+// rxTable has a place for each lane above 0 that may arrive.
+type rxTable [(maxLanes + laneChunk) / laneChunk]atomic.Pointer[[laneChunk]atomic.Pointer[rxLane]]
+
 // rxLane is what receiving on a lane needs. It is made by the first packet that
 // the peer authenticated, so that only a peer can make us spend memory.
 type rxLane struct {
-	window noise.Window
+	mu     sync.Mutex
+	window *noise.Window // nil until the first packet
 	source netip.AddrPort // the return address of the lane
 }
 
@@ -100,17 +110,27 @@ func (s *session) lastSent(lane uint16) int64 {
 	return s.lane(lane).last.Load()
 }
 
+// reserve takes the sequence numbers of the next n packets on a lane of 0 to limit
+// and gives the first. It reports false when the lane's are used up.
+func (s *session) reserve(lane uint16, n uint64) (first uint64, ok bool) {
+	t := s.lane(lane)
+	first = t.next.Add(n) - n
+	if first+n > messageLimit {
+		t.next.Store(messageLimit) // far from wrapping, however often it is tried
+		return 0, false
+	}
+	return first, true
+}
+
 // seal makes a transport message in place: buf has headerSize bytes of room,
 // then n bytes of payload, then room for tagSize. Lane is 0 to limit. It reports
 // false when the lane's sequence is used up.
 func (s *session) seal(buf []byte, n int, lane uint16) ([]byte, bool) {
-	t := s.lane(lane)
-	sequence := t.next.Add(1) - 1
-	if sequence >= messageLimit {
-		t.next.Store(messageLimit) // far from wrapping, however often it is tried
+	sequence, ok := s.reserve(lane, 1)
+	if !ok {
 		return nil, false
 	}
-	datagram := s.keypair.SealInPlace(buf, n, noise.JoinCounter(lane, sequence, 0))
+	datagram := s.keypair.SealInPlace(buf, n, noise.JoinCounter(lane, sequence, s.sealFlags.Load()))
 	return datagram, datagram != nil
 }
 
@@ -119,41 +139,44 @@ func (s *session) accepts(lane uint16) bool {
 	return lane == 0 || uint32(lane) <= s.offered.Load()
 }
 
-// receiving gives the state of a lane, or nil if nothing arrived on it yet.
+// receiving gives the state of a lane on which something was authenticated.
 func (s *session) receiving(lane uint16) *rxLane {
-	if int(lane) >= len(s.rx) {
-		return nil
-	}
-	return s.rx[lane]
-}
-
-// startReceiving makes the state of a lane on which something was authenticated.
-func (s *session) startReceiving(lane uint16) *rxLane {
-	if int(lane) >= len(s.rx) {
-		s.rx = append(s.rx, make([]*rxLane, int(lane)+1-len(s.rx))...)
-	}
-	size := laneWindow
 	if lane == 0 {
-		size = listenWindow
-	} else {
-		s.rxLanes.Add(1)
+		return &s.rxFirst
 	}
-	l := &rxLane{window: noise.NewWindow(size)}
-	s.rx[lane] = l
+	table := s.rx.Load()
+	if table == nil {
+		s.rx.CompareAndSwap(nil, new(rxTable))
+		table = s.rx.Load()
+	}
+	chunk := table[lane/laneChunk].Load()
+	if chunk == nil {
+		table[lane/laneChunk].CompareAndSwap(nil, new([laneChunk]atomic.Pointer[rxLane]))
+		chunk = table[lane/laneChunk].Load()
+	}
+	at := &chunk[lane%laneChunk]
+	l := at.Load()
+	if l == nil {
+		if at.CompareAndSwap(nil, new(rxLane)) {
+			s.rxLanes.Add(1)
+		}
+		l = at.Load()
+	}
 	return l
 }
 
-// fresh reports whether a counter that passes authentication would be accepted.
-func (s *session) fresh(lane uint16, sequence uint64) bool {
-	l := s.receiving(lane)
-	return l == nil || l.window.Check(sequence, messageLimit)
-}
-
 // record takes an authenticated counter; false means that it is a replay.
-func (s *session) record(lane uint16, sequence uint64) (*rxLane, bool) {
+func (s *session) record(lane uint16, sequence uint64, source netip.AddrPort) bool {
 	l := s.receiving(lane)
-	if l == nil {
-		l = s.startReceiving(lane)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.window == nil {
+		w := noise.NewWindow(ternary(lane == 0, listenWindow, laneWindow))
+		l.window = &w
 	}
-	return l, l.window.Accept(sequence, messageLimit)
+	if !l.window.Accept(sequence, messageLimit) {
+		return false
+	}
+	l.source = source
+	return true
 }

@@ -123,7 +123,7 @@ func (d *Device) Status() Status {
 		Pool:       PoolStatus{Ports: o.Ports, Limit: o.Ports, Range: o.PortRange.String(), Idle: o.LaneIdle.String()},
 		Peers:      make([]PeerStatus, 0, len(d.order)),
 		Drops:      d.drops.byName(),
-		Queue:      d.transmit.status(),
+		Queue:      d.queueStatus(),
 		SendErrors: sendErrors(d.shared),
 		Cookies:    d.cookiesSent.Load(),
 	}
@@ -137,6 +137,16 @@ func (d *Device) Status() Status {
 		s.Peers = append(s.Peers, p.status())
 	}
 	return s
+}
+
+func (d *Device) queueStatus() (all QueueStatus) {
+	for _, t := range d.transmit {
+		s := t.status()
+		all.Packets += s.Packets
+		all.Bytes += s.Bytes
+		all.Marked += s.Marked
+	}
+	return all
 }
 
 func sendErrors(shared *portpool.Shared) map[string]uint64 {

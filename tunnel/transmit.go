@@ -7,26 +7,28 @@ import (
 	"kiloport/portpool"
 	"kiloport/queue"
 	"kiloport/tunnel/ecn"
-	"kiloport/tunnel/noise"
 	"kiloport/tunnel/tun"
 )
 
 const (
-	transmitBatch = 64 // packets between two looks at the TUN ring
-	readBatch     = 64 // packets of one read
-	drainBatches  = 16 // reads before something must be sent
+	transmitBatch = 64        // packets of one batch,
+	transmitBytes = 128 << 10 // and bytes, of which the last packet may be beyond
+	drainPackets  = 1024      // read before something must be sent,
+	drainBytes    = 512 << 10 // and bytes
 )
 
-// transmitter carries packets from the TUN device to the sockets. It is one
-// goroutine and owns everything here; nothing is handed over.
+// transmitter carries packets from a queue of the TUN device to the sockets. It
+// is one goroutine and owns everything here; nothing is handed over.
 type transmitter struct {
 	device  *Device
+	worker  int
 	tun     tun.Queue
 	hasher  flowhash.Hasher
 	queue   *queue.FQ[*packet]
 	buffers buffers
+	next    *packet // what the next packet is read into
 	egress  *egress
-	sealed  []*packet // their buffers are free again after the flush
+	taken   []*packet // of this batch: free again after the flush
 	touched []*peer   // peers that got data in this batch
 	batch   uint64    // number of this batch, to find each peer once
 	now     int64
@@ -34,24 +36,15 @@ type transmitter struct {
 	bytes   atomic.Int64
 	marked  atomic.Uint64
 
-	read  [][]byte
-	sizes []int
-	flow  flowhash.Flow
+	flow flowhash.Flow
 }
 
-func newTransmitter(d *Device) *transmitter {
+func newTransmitter(d *Device, worker int) *transmitter {
 	t := &transmitter{
-		device: d, tun: d.tun.Queues()[0], hasher: d.hasher,
+		device: d, worker: worker, tun: d.tun.Queues()[worker], hasher: d.hasher,
 		egress: newEgress(d.labels, transmitBatch),
-		read:   make([][]byte, readBatch),
-		sizes:  make([]int, readBatch),
 	}
 	t.queue = queue.New(d.queueConfig, t.queueDrop)
-	// One slab: pages that no packet reaches cost nothing.
-	slab := make([]byte, readBatch*maxDatagram)
-	for i := range t.read {
-		t.read[i] = slab[i*maxDatagram : (i+1)*maxDatagram : (i+1)*maxDatagram]
-	}
 	return t
 }
 
@@ -69,51 +62,51 @@ func (t *transmitter) run() error {
 // that overflows, flow by flow, and not the device's ring. It waits only when
 // there is nothing to send.
 func (t *transmitter) fill() error {
-	n, err := t.readTUN(t.queue.Len() == 0)
-	for i := 0; n > 0 && err == nil; i++ {
-		t.now = t.device.clock.Now()
-		for k := range n {
-			t.enqueue(t.read[k][tun.Headroom:][:t.sizes[k]])
+	wait := t.queue.Len() == 0
+	for n, bytes := 0, 0; n < drainPackets && bytes < drainBytes; n++ {
+		if t.next == nil {
+			t.next = t.buffers.take(tun.MaxPacket)
 		}
-		if n < len(t.read) || i == drainBatches { // empty, or enough for now
-			return nil
+		header, size, err := t.read(wait && n == 0)
+		if err != nil || size == 0 {
+			return err
 		}
-		n, err = t.readTUN(false)
+		if n%transmitBatch == 0 {
+			t.now = t.device.clock.Now()
+		}
+		bytes += size
+		t.next.header, t.next.n = header, size
+		t.next = t.enqueue(t.next)
 	}
-	return err
+	return nil
 }
 
-func (t *transmitter) readTUN(wait bool) (n int, err error) {
-	for n < len(t.read) {
-		if wait && n == 0 {
-			_, t.sizes[n], err = t.tun.Read(t.read[n])
-		} else {
-			_, t.sizes[n], err = t.tun.TryRead(t.read[n])
-		}
-		if err != nil || t.sizes[n] == 0 {
-			return n, err
-		}
-		n++
+func (t *transmitter) read(wait bool) (tun.Header, int, error) {
+	if wait {
+		return t.tun.Read(t.next.buf)
 	}
-	return n, nil
+	return t.tun.TryRead(t.next.buf)
 }
 
-func (t *transmitter) enqueue(bytes []byte) {
+// enqueue puts a packet into the queue, and gives back the buffer if it was not
+// used for that.
+func (t *transmitter) enqueue(pkt *packet) (unused *packet) {
 	d := t.device
-	if flowhash.Parse(bytes, &t.flow) != nil {
+	if flowhash.Parse(pkt.payload(), &t.flow) != nil {
 		d.drops.add(dropInvalid)
-		return
+		return pkt
 	}
-	to, _ := flowhash.Destination(bytes)
+	to, _ := flowhash.Destination(pkt.payload())
 	p := d.routes.lookup(to)
 	if p == nil {
 		d.drops.add(dropNoPeer)
-		return
+		return pkt
 	}
-	pkt := t.buffers.take(t.flow.Length)
-	copy(pkt.payload(), bytes)
+	pkt.n = t.flow.Length
 	pkt.peer, pkt.hash = p, t.hasher.Hash(&t.flow.Key)
-	t.queue.Enqueue(t.now, pkt.hash, pkt)
+	kept := t.buffers.fit(pkt)
+	t.queue.Enqueue(t.now, kept.hash, kept)
+	return nil
 }
 
 func (t *transmitter) queueDrop(pkt *packet, reason queue.DropReason) {
@@ -130,19 +123,20 @@ func (t *transmitter) send() {
 	t.now = t.device.clock.Now()
 	t.batch++
 	socks := t.device.sockets.Load()
-	for range transmitBatch {
+	for n, bytes := 0, 0; n < transmitBatch && bytes < transmitBytes; n++ {
 		pkt, ok := t.queue.Dequeue(t.now)
 		if !ok {
 			break
 		}
+		bytes += pkt.n
 		t.sendPacket(socks, pkt)
 	}
-	t.egress.flush()
+	t.egress.flush(t.device.mtu())
 	t.finish()
 }
 
-// sendPacket seals a packet and adds it to the batch. One that finds no session
-// waits for it at its peer.
+// sendPacket adds a packet to the batch. One that finds no session waits for it
+// at its peer.
 func (t *transmitter) sendPacket(socks *sockets, pkt *packet) {
 	p := pkt.peer
 	s := p.sending.Load()
@@ -151,11 +145,11 @@ func (t *transmitter) sendPacket(socks *sockets, pkt *packet) {
 			return
 		}
 	}
-	if p.push(t.now, t.egress, socks, s, pkt) && p.touched != t.batch {
-		p.touched = t.batch
+	t.taken = append(t.taken, pkt)
+	if p.push(t.now, t.egress, socks, s, pkt) && p.sentBatch[t.worker] != t.batch {
+		p.sentBatch[t.worker] = t.batch
 		t.touched = append(t.touched, p)
 	}
-	t.sealed = append(t.sealed, pkt)
 }
 
 // status may be called by others than the owner.
@@ -165,11 +159,11 @@ func (t *transmitter) status() QueueStatus {
 
 // finish does once a batch what need not be done for each packet.
 func (t *transmitter) finish() {
-	for i, pkt := range t.sealed {
+	for i, pkt := range t.taken {
 		t.buffers.give(pkt)
-		t.sealed[i] = nil
+		t.taken[i] = nil
 	}
-	t.sealed = t.sealed[:0]
+	t.taken = t.taken[:0]
 	for i, p := range t.touched {
 		p.dataSent(t.now)
 		t.touched[i] = nil
@@ -180,9 +174,9 @@ func (t *transmitter) finish() {
 	t.marked.Store(t.queue.Stats().Marked)
 }
 
-// push seals a packet and adds it to a batch; false means that it was dropped.
-// It may be called by one goroutine at a time for each session that is not yet
-// published, and by the transmitter.
+// push chooses a packet's way and adds it to a batch; false means that it was
+// dropped. It may be called by one goroutine at a time for each session that is
+// not yet published, and by the transmitters.
 func (p *peer) push(now int64, e *egress, socks *sockets, s *session, pkt *packet) bool {
 	to := p.endpoint.Load()
 	if socks == nil || to == nil {
@@ -190,18 +184,11 @@ func (p *peer) push(now int64, e *egress, socks *sockets, s *session, pkt *packe
 		return false
 	}
 	lane, socket := p.chooseLane(now, socks, s, pkt.hash)
-	codepoint, dscp, _ := ecn.Of(pkt.payload())
-	n := noise.PaddedSize(pkt.n, p.device.mtu())
-	clear(pkt.buf[headerSize+pkt.n : headerSize+n])
-	datagram, ok := s.seal(pkt.buf, n, lane)
-	if !ok {
-		p.drops.add(dropExpired)
-		return false
-	}
 	s.lane(lane).last.Store(now)
+	codepoint, dscp, _ := ecn.Of(pkt.payload())
 	o := &p.device.options
 	class := ecn.TrafficClass(o.DSCP.Outer(dscp), ecn.Encapsulate(p.ecnMode(s), codepoint))
-	e.add(outbound{peer: p, to: to, socket: socket, buf: datagram, lane: lane, class: class})
+	e.add(outgoing{packet: pkt, session: s, to: to, socket: socket, lane: lane, class: class})
 	return true
 }
 
