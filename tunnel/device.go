@@ -112,7 +112,7 @@ func New(c Config) (*Device, error) {
 		return nil, err
 	}
 	d.limited = &limitedLog{log: d.log, clock: d.clock, said: make(map[string]*limitedLine)}
-	d.shared = portpool.NewShared(d.log)
+	d.shared = portpool.NewShared(portpool.SharedConfig{Log: d.log})
 	d.handshakes = newHandshaker(d)
 	d.transmit = newTransmitter(d)
 	d.receive = newReceiver(d)
