@@ -20,9 +20,10 @@ const (
 	sizeofPktinfo4 = 12 // struct in_pktinfo: index, local address, header's destination
 	sizeofPktinfo6 = 20 // struct in6_pktinfo: address, index
 
-	// sendControl has room for a source and a traffic class, receiveControl
-	// for destination (both ways), class, hop limit and time of arrival.
-	sendControl    = 64
+	// sendControl has room for a source, a traffic class and a segment size,
+	// receiveControl for destination (both ways), class, hop limit, time of
+	// arrival and segment size.
+	sendControl    = 88
 	receiveControl = 192
 )
 
@@ -41,8 +42,12 @@ func putCmsg(buf []byte, level, typ int32, size int) (data, rest []byte) {
 
 // putControl writes the control messages of a datagram to send and returns
 // their length. buf is aligned and sendControl long.
-func putControl(buf []byte, v4 bool, class uint8, local netip.Addr, ifIndex uint32) int {
+func putControl(buf []byte, v4 bool, class uint8, local netip.Addr, ifIndex uint32, segment int) int {
 	rest, data := buf, []byte(nil)
+	if segment != 0 {
+		data, rest = putCmsg(rest, unix.SOL_UDP, unix.UDP_SEGMENT, 2)
+		binary.NativeEndian.PutUint16(data, uint16(segment))
+	}
 	if class != 0 {
 		level, typ := int32(unix.IPPROTO_IPV6), int32(unix.IPV6_TCLASS)
 		if v4 {
@@ -98,6 +103,8 @@ func parseCmsg(level, typ int32, data []byte, m *Message) {
 	case level == unix.IPPROTO_IP && typ == unix.IP_PKTINFO && len(data) >= sizeofPktinfo4:
 		m.IfIndex = binary.NativeEndian.Uint32(data)
 		m.Local = netip.AddrFrom4([4]byte(data[4:8]))
+	case level == unix.SOL_UDP && typ == unix.UDP_GRO && len(data) >= 4:
+		m.SegmentSize = int(binary.NativeEndian.Uint32(data) & 0xffff)
 	case level == unix.SOL_SOCKET && typ == unix.SO_TIMESTAMPNS_NEW && len(data) >= 16:
 		m.Time = int64(binary.NativeEndian.Uint64(data))*1e9 + int64(binary.NativeEndian.Uint64(data[8:]))
 	}

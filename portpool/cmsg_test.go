@@ -62,9 +62,9 @@ func slowParse(b []byte) (m Message, err error) {
 func FuzzParseControl(f *testing.F) {
 	buf := make([]byte, sendControl)
 	v6 := aligned(buf)
-	f.Add(v6[:putControl(v6, false, 0xb9, netip.MustParseAddr("2001:db8::1"), 7)])
+	f.Add(v6[:putControl(v6, false, 0xb9, netip.MustParseAddr("2001:db8::1"), 7, 0)])
 	v4 := aligned(buf)
-	f.Add(v4[:putControl(v4, true, 3, netip.MustParseAddr("192.0.2.1"), 9)])
+	f.Add(v4[:putControl(v4, true, 3, netip.MustParseAddr("192.0.2.1"), 9, 1400)])
 	stamp := aligned(make([]byte, 64))
 	data, rest := putCmsg(stamp, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS_NEW, 16)
 	data[0], data[8] = 1, 2
@@ -111,7 +111,7 @@ func TestPutControl(t *testing.T) {
 		for i := range buf {
 			buf[i] = 0xee // what an earlier message left
 		}
-		n := putControl(buf, tt.v4, tt.class, local, tt.ifIndex)
+		n := putControl(buf, tt.v4, tt.class, local, tt.ifIndex, 0)
 		got, err := slowParse(buf[:n])
 		if diff := cmp.Diff(tt.want, got, messageOpts); diff != "" || err != nil || unsafe.Sizeof(uintptr(0)) == 8 && n != tt.size {
 			t.Errorf("%+v: %d bytes, %v (-want +got):\n%s", tt, n, err, diff)

@@ -5,19 +5,29 @@ import (
 	"syscall"
 )
 
-// Message is one datagram of a batch. The caller owns it and its buffer and
-// reuses both; a Socket keeps neither after Send or Receive has returned.
+// Message is one datagram of a batch, or several of the same size that the
+// kernel takes or gives as one. The caller owns it and its buffer and reuses
+// both; a Socket keeps neither after Send or Receive has returned.
 type Message struct {
 	// Buf is the datagram to send, or the room for the one received.
 	Buf []byte
-	// N is the number of bytes received, at most len(Buf). Send ignores it.
+	// N is the number of bytes of Buf received. Send sets it to the number
+	// of bytes that went out: len(Buf), 0, or something between if Buf was
+	// of several datagrams and only the first ones went.
 	N int
-	// Truncated tells that the datagram received was longer than Buf and
-	// that its end is lost.
+	// SegmentSize, if not 0, divides Buf into datagrams of that many bytes
+	// each, up to 65535; the last one may be shorter. Send takes any number
+	// of them. Receive sets it where the kernel has joined datagrams, which
+	// it does only if asked for by SocketConfig.GRO; all else that is told
+	// here is then true of each of them. See [Message.Datagrams].
+	SegmentSize int
+	// Truncated tells that what was received was longer than Buf and that
+	// its end is lost.
 	Truncated bool
 	// Err is set by Send: 0 where the datagram was handed to the kernel,
 	// EAGAIN where it was not tried because the socket's buffer is full,
-	// else the reason why this one was skipped; see [Classify].
+	// EBADF where the socket was closed, else the reason why this one was
+	// skipped; see [Classify].
 	Err syscall.Errno
 
 	// Addr is the destination, or the source of the datagram received.
@@ -47,12 +57,39 @@ type Message struct {
 	Time int64
 }
 
+// Datagrams yields each whole datagram received in m: none if there was one that
+// was truncated, those before it if there were several.
+func (m *Message) Datagrams(yield func(datagram []byte) bool) {
+	rest := m.Buf[:m.N]
+	size := m.SegmentSize
+	if size <= 0 || size >= len(rest) {
+		if !m.Truncated {
+			yield(rest)
+		}
+		return
+	}
+	for len(rest) >= size {
+		if !yield(rest[:size:size]) {
+			return
+		}
+		rest = rest[size:]
+	}
+	if len(rest) > 0 && !m.Truncated {
+		yield(rest)
+	}
+}
+
 // Socket is a UDP socket that works on batches. All methods may be called from
 // several goroutines.
 type Socket interface {
 	// Send sends every message that can be sent and never blocks. A message
 	// that the kernel refuses is skipped, with the reason in its Err, and
-	// does not hold up the others. sent counts those that went out.
+	// does not hold up the others. sent counts those that went out wholly.
+	//
+	// Datagrams of the same size that follow each other and differ in
+	// nothing but their bytes, and a shorter one after them, may be handed to
+	// the kernel as one, wherever their buffers are. It is therefore best to
+	// put together what goes to the same place.
 	//
 	// The error is nil if all went; [ErrFull] if the socket's buffer became
 	// full, the rest then having Err EAGAIN; [net.ErrClosed] after Close;

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -118,10 +119,28 @@ func (ns *namespace) addr(t testing.TB, link, prefix string) {
 			return err
 		}
 		if a.IP.To4() == nil {
-			a.Flags = unix.IFA_F_NODAD // usable at once
+			a.Flags = unix.IFA_F_NODAD // usable without asking the neighbours
 		}
-		return netlink.AddrAdd(l, a)
+		if err := netlink.AddrAdd(l, a); err != nil {
+			return err
+		}
+		return untilLocal(a.IP)
 	})
+}
+
+// untilLocal waits until an address is ours: the kernel makes the route for an
+// IPv6 address a moment after it has agreed to it.
+func untilLocal(ip net.IP) error {
+	for {
+		routes, err := netlink.RouteGet(ip)
+		if err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL {
+			return nil
+		}
+		if err != nil && !errors.Is(err, unix.ENETUNREACH) && !errors.Is(err, unix.EHOSTUNREACH) {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // neighbour tells that an address is behind a link, without asking it.

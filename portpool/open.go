@@ -32,6 +32,11 @@ type SocketConfig struct {
 	// ReusePort allows several sockets on one port (SO_REUSEPORT), among
 	// which the kernel shares out what arrives by flow.
 	ReusePort bool
+	// GRO lets the kernel join datagrams of one 5-tuple that have arrived
+	// in a row, with the same header fields, where the Shared allows it.
+	// Every Message given to Receive should then have room for 64 KiB: what
+	// was joined is not split again for one that is too small.
+	GRO bool
 	// Shared is what the socket has in common with others of its network
 	// namespace; nil makes one for it alone.
 	Shared *Shared
@@ -68,7 +73,7 @@ func openNetwork(cfg SocketConfig, network string) (*UDPSocket, error) {
 	}
 	s := &UDPSocket{conn: pc.(*net.UDPConn), shared: cfg.Shared, noRead: cfg.SendOnly, v4only: network == "udp4"}
 	if s.shared == nil {
-		s.shared = NewShared(nil)
+		s.shared = NewShared(SharedConfig{})
 	}
 	s.port = uint16(s.conn.LocalAddr().(*net.UDPAddr).Port)
 	s.readable = s.read
@@ -159,6 +164,9 @@ func (s *UDPSocket) configure(cfg SocketConfig) error {
 	}
 	if cfg.SendOnly {
 		return s.dropAll()
+	}
+	if cfg.GRO {
+		s.joinArrivals()
 	}
 	return s.reportArrivals()
 }

@@ -168,7 +168,7 @@ func openFor(cfg PoolConfig) func(uint16) (Socket, error) {
 		sc.ReceiveBuffer = min(max(receiveBudget/cfg.Ports, minReceive), maxReceive)
 	}
 	if sc.Shared == nil {
-		sc.Shared = NewShared(cfg.Log)
+		sc.Shared = NewShared(SharedConfig{Log: cfg.Log})
 	}
 	return func(port uint16) (Socket, error) {
 		c := sc

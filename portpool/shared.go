@@ -2,6 +2,7 @@ package portpool
 
 import (
 	"log/slog"
+	"math"
 	"net/netip"
 	"strconv"
 	"sync"
@@ -16,7 +17,7 @@ import (
 // errors. All sockets of a process normally have the same. It is safe for use
 // by several goroutines.
 type Shared struct {
-	log      *slog.Logger
+	offloads
 	noLabels atomic.Bool
 	errors   [maxErrno]atomic.Uint64
 
@@ -24,13 +25,25 @@ type Shared struct {
 	zonesMu sync.Mutex
 }
 
-// NewShared makes one. log, if not nil, gets one warning should the kernel
-// refuse flow labels.
-func NewShared(log *slog.Logger) *Shared {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+// SharedConfig describes a Shared. The zero value logs nothing and uses what
+// works.
+type SharedConfig struct {
+	// Log gets one warning for each capability that is lost or missing: flow
+	// labels, GSO, GRO. nil means none.
+	Log *slog.Logger
+	// GSO and GRO say whether the kernel is given, and gives, several
+	// datagrams as one. With GRO On, datagrams may lose their ECN marks to
+	// each other on kernels older than May 2024.
+	GSO, GRO Mode
+}
+
+// NewShared makes one.
+func NewShared(cfg SharedConfig) *Shared {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	sh := &Shared{log: log}
+	sh := new(Shared)
+	sh.offloads.init(cfg)
 	sh.zones.Store(&zones{})
 	return sh
 }
@@ -83,15 +96,17 @@ type zones struct {
 // maxZones bounds what is remembered; beyond it, all is looked up again.
 const maxZones = 1024
 
-// zoneIndex gives the number of the interface that a zone names, 0 if there is
-// none. The socket is asked because it may be of another namespace than the
-// thread.
+// noInterface is the number of no interface. With 0 the kernel would choose one.
+const noInterface = math.MaxInt32
+
+// zoneIndex gives the number of the interface that a zone names, or noInterface.
+// The socket is asked because it may be of another namespace than the thread.
 func (sh *Shared) zoneIndex(fd uintptr, zone string) uint32 {
 	if i, ok := sh.zones.Load().index[zone]; ok {
 		return i
 	}
 	i := lookupIndex(fd, zone)
-	if i != 0 {
+	if i != noInterface {
 		sh.changeZones(func(z *zones) { z.index[zone] = i })
 	}
 	return i
@@ -104,8 +119,8 @@ func lookupIndex(fd uintptr, zone string) uint32 {
 		}
 	}
 	n, err := strconv.ParseUint(zone, 10, 31)
-	if err != nil {
-		return 0
+	if err != nil || n == 0 {
+		return noInterface
 	}
 	return uint32(n)
 }

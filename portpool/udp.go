@@ -63,35 +63,24 @@ func closedOr(what string, err error) error {
 func (s *UDPSocket) Send(ms []Message) (sent int, err error) {
 	b := takeSendBatch()
 	defer b.release()
-	b.sock, b.first = s, 0
-	for len(ms) > 0 && err == nil {
-		b.ms, ms = ms[:min(len(ms), batchSize)], ms[min(len(ms), batchSize):]
-		b.sent, b.stop = 0, 0
-		// Control and not Write: Write would hold the socket's lock, and
-		// its other merit, to wait for room in the buffer, is unwanted.
-		if err = s.raw.Control(b.run); err != nil {
-			return sent, closedOr("send on udp socket", err)
+	b.start(s, ms)
+	// Control and not Write: Write would hold the socket's lock, and its
+	// other merit, to wait for room in the buffer, is unwanted.
+	if err = s.raw.Control(b.run); err != nil {
+		for i := range ms {
+			ms[i].Err = unix.EBADF
 		}
-		sent += b.sent
-		if b.stop != 0 {
-			err = s.stopped(b.stop, ms)
-		}
+		return 0, closedOr("send on udp socket", err)
 	}
-	if err == nil {
+	switch b.stop {
+	case 0:
 		err = sendError(b.first)
+	case unix.EAGAIN:
+		err = ErrFull
+	default:
+		err = sendError(b.stop)
 	}
-	return sent, err
-}
-
-// stopped marks messages that Send did not come to.
-func (s *UDPSocket) stopped(e syscall.Errno, rest []Message) error {
-	for i := range rest {
-		rest[i].Err = e
-	}
-	if e == unix.EAGAIN {
-		return ErrFull
-	}
-	return sendError(e)
+	return b.sent, err
 }
 
 // Receive implements [Socket]. If several goroutines call it, one at a time

@@ -186,7 +186,7 @@ func TestExclusiveLabels(t *testing.T) {
 	defer unix.Close(fd)
 
 	var log bytes.Buffer
-	shared := NewShared(slog.New(slog.NewTextHandler(&log, nil)))
+	shared := NewShared(SharedConfig{Log: slog.New(slog.NewTextHandler(&log, nil))})
 	s := ns.open(t, SocketConfig{Shared: shared})
 	to := addrPort("::1", s.Port())
 	gone := netip.MustParseAddr("2001:db8::bad")
@@ -248,9 +248,9 @@ func TestZones(t *testing.T) {
 	mustSend(t, sb, Message{Buf: []byte("back"), Addr: got[0].Addr, Local: got[0].Local, IfIndex: got[0].IfIndex})
 	receive(t, sa, 1)
 
-	bad := []Message{{Buf: []byte("x"), Addr: addrPort("fe80::b%nowhere", 9)}, {Buf: []byte("x"), Addr: addrPort("fe80::b", 9)}}
+	bad := []Message{{Buf: []byte("x"), Addr: addrPort("fe80::b%nowhere", 9)}, {Buf: []byte("x"), Addr: addrPort("fe80::b%0", 9)}}
 	if n, err := sa.Send(bad); n != 0 || err == nil || bad[0].Err == 0 || bad[1].Err == 0 {
-		t.Errorf("without interface: sent %d, %v", n, err)
+		t.Errorf("without interface: sent %d, %v; messages: %v, %v", n, err, bad[0].Err, bad[1].Err)
 	}
 	buf := make([]byte, 100)
 	back := []Message{{Buf: buf}}
@@ -323,7 +323,7 @@ func TestSkipsWhatIsRefused(t *testing.T) {
 	ns.refuse(t, "10.2.0.0/16", unix.RTN_BLACKHOLE)
 	ns.refuse(t, "10.3.0.0/16", unix.RTN_UNREACHABLE)
 	ns.refuse(t, "fd01::/16", unix.RTN_PROHIBIT)
-	shared := NewShared(nil)
+	shared := NewShared(SharedConfig{})
 	s := ns.open(t, SocketConfig{Shared: shared, ReceiveBuffer: 1 << 20})
 	good := addrPort("127.0.0.1", s.Port())
 	refused := []struct {
@@ -386,7 +386,8 @@ func TestBufferFull(t *testing.T) {
 		ms[i] = Message{Buf: make([]byte, 1400), Addr: addrPort("10.9.0.2", 9)}
 	}
 	n, err := s.Send(ms)
-	if err != ErrFull || n < 5 || n > 40 {
+	// The last one that fits into the buffer may be 46 datagrams in one.
+	if err != ErrFull || n < 5 || n > 100 {
 		t.Fatalf("sent %d: %v", n, err)
 	}
 	for i, m := range ms {

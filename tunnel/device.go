@@ -115,7 +115,7 @@ func New(c Config) (*Device, error) {
 		return nil, err
 	}
 	d.limited = &limitedLog{log: d.log, clock: d.clock, said: make(map[string]*limitedLine)}
-	d.shared = portpool.NewShared(d.log)
+	d.shared = portpool.NewShared(portpool.SharedConfig{Log: d.log})
 	d.handshakes = newHandshaker(d)
 	for worker := range d.workers {
 		d.transmit = append(d.transmit, newTransmitter(d, worker))
