@@ -284,23 +284,22 @@ const (
 // kernel shares out what arrives: by the outer 5-tuple, so that a lane always
 // comes to the same receiver.
 func (d *Device) openListen(port uint16) (all []portpool.Socket, err error) {
-	open := d.openSocket
-	if open == nil {
-		open = func(c portpool.SocketConfig) (portpool.Socket, error) { return portpool.Open(c) }
+	c := portpool.SocketConfig{
+		Port: port, FwMark: d.fwMark, Shared: d.shared, GRO: true,
+		SendBuffer: listenSendBuffer, ReceiveBuffer: listenReceiveBuffer / d.workers,
 	}
-	for range d.workers {
-		s, err := open(portpool.SocketConfig{
-			Port: port, ReusePort: d.workers > 1, FwMark: d.fwMark, Shared: d.shared, GRO: true,
-			SendBuffer: listenSendBuffer, ReceiveBuffer: listenReceiveBuffer / d.workers,
-		})
+	if d.openSocket != nil {
+		s, err := d.openSocket(c) // an injected network has no groups
 		if err != nil {
-			closeAll(all)
 			return nil, err
 		}
-		all = append(all, s)
-		port = s.Port()
+		return []portpool.Socket{s}, nil
 	}
-	return all, nil
+	group, err := portpool.OpenGroup(c, d.workers)
+	for _, s := range group {
+		all = append(all, s)
+	}
+	return all, err
 }
 
 // serve makes sockets the ones in use. The receivers of the old listen sockets

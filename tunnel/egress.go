@@ -48,8 +48,10 @@ type egress struct {
 	order   []uint64 // lane<<32 | position, so that sorting keeps a lane's order
 	segment tun.Segmenter
 	sealed  []byte             // the datagrams of batch, and the room behind them
-	batch   []portpool.Message // of one lane
-	of      []*outgoing        // whose first segment is in each message
+	batch   []portpool.Message
+	from    []portpool.Socket // of each message
+	of      []*outgoing       // whose first segment is in each message
+	pool    *portpool.Pool    // while flushing
 }
 
 // newEgress makes an egress for up to size packets at a time.
@@ -68,23 +70,25 @@ func (e *egress) add(o outgoing) {
 
 // flush seals and sends everything. What a socket does not take is counted as
 // dropped at its peer: waiting for it would hold up all other lanes.
-func (e *egress) flush(mtu int) {
+func (e *egress) flush(socks *sockets, mtu int) {
+	if len(e.items) == 0 {
+		return
+	}
 	if e.sealed == nil {
 		e.sealed = make([]byte, 0, sealedRoom)
 	}
+	e.pool = socks.pool
 	slices.Sort(e.order)
-	for i, at := range e.order {
+	for _, at := range e.order {
 		e.seal(&e.items[uint32(at)], mtu)
-		if i+1 == len(e.order) || e.order[i+1]>>32 != at>>32 {
-			e.send()
-		}
 	}
+	e.send()
 	e.order = e.order[:0]
 	clear(e.items)
 	e.items = e.items[:0]
 }
 
-// seal adds the segments of a packet to the lane's batch.
+// seal adds the segments of a packet to what is sent.
 func (e *egress) seal(o *outgoing, mtu int) {
 	s, p := o.session, o.packet
 	drops := &p.peer.drops
@@ -143,14 +147,14 @@ func (e *egress) room(o *outgoing, size int) []byte {
 		Buf: out, SegmentSize: size, Addr: o.to.addr, Local: o.to.local,
 		TrafficClass: o.class, FlowLabel: e.labels.of(o.lane),
 	})
-	e.of = append(e.of, o)
+	e.from, e.of = append(e.from, o.socket), append(e.of, o)
 	return out
 }
 
 // joins says whether a datagram of this size can follow those of a message.
 func joins(m *portpool.Message, first, o *outgoing, size int) bool {
-	return size <= m.SegmentSize && len(m.Buf)%m.SegmentSize == 0 && len(m.Buf)+size <= maxDatagram &&
-		first.to == o.to && first.class == o.class && first.packet.peer == o.packet.peer
+	return size <= m.SegmentSize && len(m.Buf)%m.SegmentSize == 0 && first.lane == o.lane && first.to == o.to &&
+		first.class == o.class && first.packet.peer == o.packet.peer
 }
 
 // unroom takes back the last room given.
@@ -159,21 +163,22 @@ func (e *egress) unroom(size int) {
 	n := len(e.batch) - 1
 	m := &e.batch[n]
 	if m.Buf = m.Buf[:len(m.Buf)-size]; len(m.Buf) == 0 {
-		e.batch, e.of = e.batch[:n], e.of[:n]
+		e.batch, e.from, e.of = e.batch[:n], e.from[:n], e.of[:n]
 	}
 }
 
-// send sends what is sealed, which is of one lane.
+// send sends what is sealed.
 func (e *egress) send() {
 	if len(e.batch) > 0 {
-		_, _ = e.of[0].socket.Send(e.batch) // each message has its own error
+		e.pool.SendAcross(e.from, e.batch)
 		for i, o := range e.of {
 			o.sent(&e.batch[i])
 		}
 	}
 	clear(e.batch)
+	clear(e.from)
 	clear(e.of)
-	e.batch, e.of, e.sealed = e.batch[:0], e.of[:0], e.sealed[:0]
+	e.batch, e.from, e.of, e.sealed = e.batch[:0], e.from[:0], e.of[:0], e.sealed[:0]
 }
 
 // sent counts the datagrams of a message after the socket has seen it.

@@ -58,10 +58,10 @@ func trueMessages(t *testing.T, a, b *still) (all [][]byte) {
 	take(b)
 	exchange(b, a)
 	for flow := range uint16(20) {
-		a.device.transmit.now = a.clock.Now()
-		a.device.transmit.enqueue(a.udp(b.site, 3000+flow, 1, 200))
+		a.device.transmit[0].now = a.clock.Now()
+		a.device.transmit[0].offer(a.udp(b.site, 3000+flow, 1, 200))
 	}
-	a.device.transmit.send()
+	a.device.transmit[0].send()
 	take(a)
 	exchange(a, b)
 	exchange(b, a)
@@ -100,7 +100,7 @@ func TestHostileDatagramsDoNothing(t *testing.T) {
 			batch[i] = portpool.Message{Buf: append(d, make([]byte, 64)...), N: len(d), Addr: stranger, TrafficClass: byte(r.Uint32())}
 		}
 		b.clock.now.Add(1e6)
-		b.device.receive.receive(batch)
+		b.device.receive[0].receive(batch)
 		exchange(b, b) // handles what was queued, and drops what b would answer
 		b.sent.n = 0
 		if n == total/4/receiveBatch*receiveBatch {
@@ -127,8 +127,8 @@ func TestHostileDatagramsDoNothing(t *testing.T) {
 	}
 	// The tunnel goes on, on the session that was there before.
 	s := a.peer(b).sending.Load()
-	a.device.transmit.enqueue(a.udp(b.site, 3000, 9, 200))
-	a.device.transmit.send()
+	a.device.transmit[0].offer(a.udp(b.site, 3000, 9, 200))
+	a.device.transmit[0].send()
 	exchange(a, b)
 	if out.packets != before+1 || a.peer(b).sending.Load() != s {
 		t.Errorf("after that the session carried %d packets of 1", out.packets-before)
@@ -168,16 +168,16 @@ func TestFloodOfInitiations(t *testing.T) {
 	var memory uint64
 	for n := range 200 {
 		for range 20 {
-			b.device.receive.receive(flood) // faster than it can be answered
+			b.device.receive[0].receive(flood) // faster than it can be answered
 		}
 		for range 64 { // what the handshaker manages meanwhile
 			in := <-h.inbound
 			h.consume(&in)
 		}
 		b.sent.n = 0
-		a.device.transmit.enqueue(a.udp(b.site, 3000, uint64(n), 200))
-		a.device.transmit.send()
-		b.device.receive.receive(a.sent.messages[:a.sent.n])
+		a.device.transmit[0].offer(a.udp(b.site, 3000, uint64(n), 200))
+		a.device.transmit[0].send()
+		b.device.receive[0].receive(a.sent.messages[:a.sent.n])
 		a.sent.n = 0
 		a.clock.now.Add(1e6)
 		b.clock.now.Add(1e6)
@@ -201,12 +201,12 @@ func TestFloodOfInitiations(t *testing.T) {
 	// Our own rekey goes through, although the queue of strangers is full.
 	b.clock.now.Add(int64(10 * time.Second))
 	a.clock.now.Add(int64(10 * time.Second))
-	b.device.receive.receive(flood)
+	b.device.receive[0].receive(flood)
 	old := b.peer(a).current
 	b.peer(a).initiate()
 	exchange(b, a)
 	m := a.sent.messages[:a.sent.n]
-	b.device.receive.receive(m)
+	b.device.receive[0].receive(m)
 	a.sent.n = 0
 	h.first(make(chan struct{}))
 	if b.peer(a).current == old {

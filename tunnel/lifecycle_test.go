@@ -123,7 +123,7 @@ func TestKeyChangedDuringAHandshake(t *testing.T) {
 func TestNothingIsLeftOfAPeer(t *testing.T) {
 	a, b := strangers(t)
 	a.peer(b).initiate()
-	b.device.receive.receive(a.sent.messages[:a.sent.n])
+	b.device.receive[0].receive(a.sent.messages[:a.sent.n])
 	in := <-b.device.handshakes.inbound
 	b.device.linkEvent(tun.Down)
 	b.device.handshakes.consume(&in)
@@ -131,15 +131,15 @@ func TestNothingIsLeftOfAPeer(t *testing.T) {
 		t.Error("a session was made while the link was down")
 	}
 	b.device.linkEvent(tun.Up)
-	b.device.transmit.enqueue(b.udp(a.site, 1, 1, 100))
-	b.device.transmit.send()
+	b.device.transmit[0].offer(b.udp(a.site, 1, 1, 100))
+	b.device.transmit[0].send()
 	if n := b.device.staged.Load(); n != 1 {
 		t.Fatalf("%d packets wait for a session, want one", n)
 	}
 	b.peer(a).initiate()
 	gone := b.peer(a)
 	b.configure(&uapi.SetRequest{Peers: []uapi.PeerChange{{PublicKey: uapi.PublicKey(a.key.Public()), Remove: true}}})
-	gone.stage(b.clock.Now(), b.device.transmit.buffers.take(100))
+	gone.stage(b.clock.Now(), b.device.transmit[0].buffers.take(100))
 	if n, indexes := b.device.staged.Load(), len(b.device.indexes.entries); n != 0 || indexes != 0 {
 		t.Errorf("%d packets wait and %d indexes are taken after the last peer went", n, indexes)
 	}
@@ -176,12 +176,12 @@ func TestPeerGetsThroughAFlood(t *testing.T) {
 	h := b.device.handshakes
 	ask := func() {
 		a.peer(b).initiate()
-		b.device.receive.receive(a.sent.messages[:a.sent.n])
+		b.device.receive[0].receive(a.sent.messages[:a.sent.n])
 		a.sent.n = 0
 	}
 	full := func() {
 		for len(h.inbound) < inboundQueue {
-			b.device.receive.receive(flood)
+			b.device.receive[0].receive(flood)
 		}
 	}
 	full()
@@ -200,7 +200,7 @@ func TestPeerGetsThroughAFlood(t *testing.T) {
 	a.clock.now.Add(int64(6 * time.Second))
 	b.clock.now.Add(int64(6 * time.Second))
 	full()
-	b.device.receive.receive(flood)
+	b.device.receive[0].receive(flood)
 	ask()
 	h.first(make(chan struct{}))
 	exchangeTo(a, toHost(b, a.at))
@@ -211,7 +211,7 @@ func TestPeerGetsThroughAFlood(t *testing.T) {
 
 // exchangeTo lets a device handle datagrams.
 func exchangeTo(s *still, messages []portpool.Message) {
-	s.device.receive.receive(messages)
+	s.device.receive[0].receive(messages)
 	for s.device.handshakes.consumeFrom(s.device.handshakes.answers) {
 	}
 }

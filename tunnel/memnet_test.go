@@ -173,7 +173,14 @@ func (s *memSocket) Send(ms []portpool.Message) (int, error) {
 		if ms[i].Local.IsValid() {
 			from = netip.AddrPortFrom(ms[i].Local, from.Port())
 		}
-		s.net.send(memDatagram{from: from, to: ms[i].Addr, bytes: slices.Clone(ms[i].Buf), class: ms[i].TrafficClass, label: ms[i].FlowLabel})
+		size := ms[i].SegmentSize
+		if size == 0 {
+			size = max(len(ms[i].Buf), 1)
+		}
+		for datagram := range slices.Chunk(ms[i].Buf, size) {
+			s.net.send(memDatagram{from: from, to: ms[i].Addr, bytes: slices.Clone(datagram), class: ms[i].TrafficClass, label: ms[i].FlowLabel})
+		}
+		ms[i].N = len(ms[i].Buf)
 	}
 	return len(ms), nil
 }

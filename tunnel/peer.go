@@ -139,7 +139,7 @@ func (p *peer) flushStaged(now int64, s *session) {
 	for _, pkt := range p.staged {
 		p.push(now, e, socks, s, pkt)
 	}
-	e.flush(p.device.mtu())
+	e.flush(socks, p.device.mtu())
 	p.device.staged.Add(-int64(len(p.staged)))
 	p.staged = nil
 	p.timers.DataSent(now)

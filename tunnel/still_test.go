@@ -44,7 +44,9 @@ func (w *wire) put(from netip.AddrPort, m *portpool.Message) {
 		w.bytes = append(w.bytes, make([]byte, maxDatagram))
 	}
 	buf := w.bytes[w.n]
-	w.messages[w.n] = portpool.Message{Buf: buf, N: copy(buf, m.Buf), Addr: from, Local: m.Addr.Addr(), TrafficClass: m.TrafficClass, HopLimit: 64}
+	w.messages[w.n] = portpool.Message{
+		Buf: buf, N: copy(buf, m.Buf), SegmentSize: m.SegmentSize, Addr: from, Local: m.Addr.Addr(), TrafficClass: m.TrafficClass, HopLimit: 64,
+	}
 	w.n++
 }
 
@@ -57,6 +59,7 @@ type stillSocket struct {
 func (s *stillSocket) Send(ms []portpool.Message) (int, error) {
 	for i := range ms {
 		s.sent.put(s.at, &ms[i])
+		ms[i].N = len(ms[i].Buf)
 	}
 	return len(ms), nil
 }
@@ -153,13 +156,22 @@ func stillPair(t testing.TB, options ...siteOption) (a, b *still, fromA *countTU
 	return a, b, fromA
 }
 
+// offer puts a packet into the queue as if it had been read.
+func (t *transmitter) offer(bytes []byte) {
+	if t.next == nil {
+		t.next = t.buffers.take(tun.MaxPacket)
+	}
+	t.next.header, t.next.n = tun.Header{}, copy(t.next.buf[tun.Headroom:], bytes)
+	t.next = t.enqueue(t.next)
+}
+
 // exchange carries what a has sent to b, which handles all of it.
 func exchange(a, b *still) {
 	messages := a.sent.messages[:a.sent.n]
 	a.sent.n = 0
 	for len(messages) > 0 {
 		n := min(len(messages), receiveBatch)
-		b.device.receive.receive(messages[:n])
+		b.device.receive[0].receive(messages[:n])
 		messages = messages[n:]
 	}
 	h := b.device.handshakes
@@ -189,12 +201,12 @@ func TestPacketPathDoesNotAllocate(t *testing.T) {
 	round := func() {
 		a.clock.now.Add(1e6)
 		b.clock.now.Add(1e6)
-		a.device.transmit.now = a.clock.Now()
+		a.device.transmit[0].now = a.clock.Now()
 		for _, p := range packets {
-			a.device.transmit.enqueue(p)
+			a.device.transmit[0].offer(p)
 		}
-		for a.device.transmit.queue.Len() > 0 {
-			a.device.transmit.send()
+		for a.device.transmit[0].queue.Len() > 0 {
+			a.device.transmit[0].send()
 		}
 		exchange(a, b)
 	}
@@ -220,10 +232,10 @@ func benchmarkPath(b *testing.B, size, flows int) {
 	b.SetBytes(int64(size))
 	b.ReportAllocs()
 	for sent := 0; b.Loop(); sent++ {
-		x.device.transmit.enqueue(packets[sent%len(packets)])
+		x.device.transmit[0].offer(packets[sent%len(packets)])
 		if sent%len(packets) == len(packets)-1 {
-			for x.device.transmit.queue.Len() > 0 {
-				x.device.transmit.send()
+			for x.device.transmit[0].queue.Len() > 0 {
+				x.device.transmit[0].send()
 			}
 			exchange(x, y)
 		}

@@ -131,7 +131,7 @@ func (t *transmitter) send() {
 		bytes += pkt.n
 		t.sendPacket(socks, pkt)
 	}
-	t.egress.flush(t.device.mtu())
+	t.egress.flush(socks, t.device.mtu())
 	t.finish()
 }
 
