@@ -115,13 +115,26 @@ func New(c Config) (*Device, error) {
 		return nil, err
 	}
 	d.limited = &limitedLog{log: d.log, clock: d.clock, said: make(map[string]*limitedLine)}
-	d.shared = portpool.NewShared(portpool.SharedConfig{Log: d.log})
+	d.shared = portpool.NewShared(portpool.SharedConfig{Log: d.log, GSO: d.options.GSO, GRO: d.options.GRO})
+	d.offers = d.flagsOffered()
 	d.handshakes = newHandshaker(d)
 	for worker := range d.workers {
 		d.transmit = append(d.transmit, newTransmitter(d, worker))
 		d.receive = append(d.receive, newReceiver(d, worker))
 	}
 	return d, nil
+}
+
+// flagsOffered are the flags of counters that peers may use: packets whose
+// checksum was not computed need a host that finishes it.
+func (d *Device) flagsOffered() (flags uint64) {
+	if d.options.Cipher.aes() {
+		flags |= noise.CounterAES
+	}
+	if false && d.tun.Capabilities().Offloads.Has(tun.OffloadChecksum) {
+		flags |= noise.CounterVouched
+	}
+	return flags
 }
 
 func (d *Device) defaults() {

@@ -2,12 +2,15 @@ package tunnel
 
 import (
 	"fmt"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
 
 	"kiloport/portpool"
 	"kiloport/tunnel/ecn"
+	"kiloport/tunnel/noise"
+	"kiloport/tunnel/tun"
 )
 
 // Options are what a person may choose for a device, beside what WireGuard's
@@ -30,6 +33,17 @@ type Options struct {
 	ECN ECNMode
 	// Spread says how flows are told apart outside.
 	Spread SpreadMode
+	// Workers is how many queues of the TUN device there are to be, each with
+	// a goroutine that sends and one that receives: 1 to MaxWorkers, or 0 for
+	// one for each processor, up to 8. It is for whoever makes the TUN
+	// device: the Device has as many workers as that has queues.
+	Workers int
+	// Cipher says what seals the packets between two kiloports.
+	Cipher CipherMode
+	// GSO says whether packets of one flow leave the host, and go to the
+	// socket, as one; GRO whether they come from the socket, and go to the
+	// host, as one. The zero value is yes, where the kernel does it well.
+	GSO, GRO portpool.Mode
 }
 
 // DefaultOptions gives 1024 ports of the kernel's choice, closed after 60 s
@@ -52,8 +66,11 @@ func (o Options) Validate() error {
 	if o.LaneIdle < minLaneIdle {
 		return fmt.Errorf("lane idle: %v is too short, use at least %v", o.LaneIdle, minLaneIdle)
 	}
-	if o.Spread > SpreadPorts || o.ECN > ECNOff {
-		return fmt.Errorf("spread or ecn: unknown mode")
+	if o.Spread > SpreadPorts || o.ECN > ECNOff || o.Cipher > CipherAES || o.GSO > portpool.On || o.GRO > portpool.On {
+		return fmt.Errorf("spread, ecn, cipher, gso or gro: unknown mode")
+	}
+	if o.Workers < 0 || o.Workers > MaxWorkers {
+		return fmt.Errorf("workers: %d is out of range, use 1 to %d, or 0 for one for each processor", o.Workers, MaxWorkers)
 	}
 	if n := o.PortRange.size(); n > 0 && n < o.Ports {
 		return fmt.Errorf("ports: %d do not fit into the port range %v, which has %d: make the range wider, or ports %d at most", o.Ports, o.PortRange, n, n)
@@ -141,6 +158,59 @@ func ParseSpread(s string) (SpreadMode, error) {
 
 // String gives what [ParseSpread] reads.
 func (m SpreadMode) String() string { return spreadNames[m] }
+
+// MaxWorkers is the most workers that a device may have.
+const MaxWorkers = 64
+
+// TUN gives the queues and offloads to ask for when the TUN device is made.
+func (o *Options) TUN() (queues int, offloads tun.Offloads) {
+	queues = o.Workers
+	if queues == 0 {
+		queues = min(runtime.NumCPU(), 8)
+	}
+	if o.GSO != portpool.Off {
+		offloads = tun.OffloadAll
+	}
+	return queues, offloads
+}
+
+// CipherMode says what seals the packets between two kiloports. Handshakes, and
+// everything between a kiloport and a stock peer, are as WireGuard has them.
+type CipherMode uint8
+
+const (
+	// CipherAuto is AES-256-GCM if both ends have a processor with
+	// instructions for it, else ChaCha20-Poly1305.
+	CipherAuto CipherMode = iota
+	// CipherChaCha is ChaCha20-Poly1305 always.
+	CipherChaCha
+	// CipherAES is AES-256-GCM with every kiloport that takes it.
+	CipherAES
+)
+
+var cipherNames = []string{"auto", "chacha20poly1305", "aes256gcm"}
+
+// ParseCipher reads "auto", "chacha20poly1305" or "aes256gcm".
+func ParseCipher(s string) (CipherMode, error) {
+	m, err := parseWord(s, cipherNames)
+	return CipherMode(m), err
+}
+
+// String gives what [ParseCipher] reads.
+func (m CipherMode) String() string { return cipherNames[m] }
+
+// aes tells whether AES-256-GCM is offered.
+func (m CipherMode) aes() bool {
+	return m == CipherAES || m == CipherAuto && noise.AESIsFast()
+}
+
+var offloadModes = []string{"auto", "off", "on"}
+
+// ParseOffload reads a mode of GSO or GRO: "auto", "on" or "off".
+func ParseOffload(s string) (portpool.Mode, error) {
+	m, err := parseWord(s, offloadModes)
+	return portpool.Mode(m), err
+}
 
 func parseWord(s string, words []string) (int, error) {
 	for i, w := range words {

@@ -48,7 +48,7 @@ func (c *command) runDevice(ctx context.Context, name string) error {
 	if err := portpool.RaiseFileLimit(options.Ports + otherFiles); err != nil {
 		return err
 	}
-	d, err := openDaemon(name, log)
+	d, err := openDaemon(name, options, log)
 	if err != nil {
 		return err
 	}
@@ -66,16 +66,16 @@ func (c *command) runDevice(ctx context.Context, name string) error {
 }
 
 // openDaemon makes, or inherits, the TUN device and the socket.
-func openDaemon(name string, log *slog.Logger) (*daemon, error) {
+func openDaemon(name string, options tunnel.Options, log *slog.Logger) (*daemon, error) {
 	d := &daemon{log: log}
 	inherited, err := inheritedFile(envTUN)
 	if err != nil {
 		return nil, err
 	}
 	if inherited != nil {
-		d.tun, err = tun.FromFile(inherited, tun.Options{Log: log})
+		d.tun, err = tun.FromFile(inherited, tunOptions(options, log))
 	} else {
-		d.tun, err = tun.Create(name, tun.Options{Log: log})
+		d.tun, err = tun.Create(name, tunOptions(options, log))
 	}
 	if err != nil {
 		return nil, err
@@ -86,6 +86,11 @@ func openDaemon(name string, log *slog.Logger) (*daemon, error) {
 		return nil, err
 	}
 	return d, nil
+}
+
+func tunOptions(o tunnel.Options, log *slog.Logger) tun.Options {
+	queues, offloads := o.TUN()
+	return tun.Options{Queues: queues, Offloads: offloads, Log: log}
 }
 
 func openSocket(name string) (*uapi.Listener, error) {

@@ -76,6 +76,37 @@ var options = []option{
 		set:  func(o *tunnel.Options, v string) (err error) { o.ECN, err = tunnel.ParseECN(v); return err },
 		get:  func(o *tunnel.Options) string { return o.ECN.String() },
 	},
+	{
+		flag: "workers", key: "Workers", value: "N",
+		help: "queues of the tun device, each with its own goroutines; 0 is one for each processor, up to 8",
+		set: func(o *tunnel.Options, v string) (err error) {
+			one := tunnel.DefaultOptions()
+			if one.Workers, err = strconv.Atoi(v); err != nil {
+				return fmt.Errorf("%q is not a number, use 0 to %d", v, tunnel.MaxWorkers)
+			}
+			o.Workers = one.Workers
+			return one.Validate()
+		},
+		get: func(o *tunnel.Options) string { return strconv.Itoa(o.Workers) },
+	},
+	{
+		flag: "cipher", key: "Cipher", value: "auto|chacha20poly1305|aes256gcm",
+		help: "what seals packets between two kiloports: aes256gcm if both processors are fast at it, or always one",
+		set:  func(o *tunnel.Options, v string) (err error) { o.Cipher, err = tunnel.ParseCipher(v); return err },
+		get:  func(o *tunnel.Options) string { return o.Cipher.String() },
+	},
+	{
+		flag: "gso", key: "GSO", value: "auto|on|off",
+		help: "take packets of one flow from the host, and send them, as one",
+		set:  func(o *tunnel.Options, v string) (err error) { o.GSO, err = tunnel.ParseOffload(v); return err },
+		get:  func(o *tunnel.Options) string { return o.GSO.String() },
+	},
+	{
+		flag: "gro", key: "GRO", value: "auto|on|off",
+		help: "receive packets of one flow, and hand them to the host, as one",
+		set:  func(o *tunnel.Options, v string) (err error) { o.GRO, err = tunnel.ParseOffload(v); return err },
+		get:  func(o *tunnel.Options) string { return o.GRO.String() },
+	},
 }
 
 // chosen is the options given as flags, which override a configuration file.

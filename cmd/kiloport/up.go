@@ -181,7 +181,7 @@ func (c *command) openNew(ctx context.Context, l *loaded, log *slog.Logger) (d *
 		return nil, err
 	}
 	if err = c.hooks(ctx, l.name, "PreUp", l.config.Interface.PreUp); err == nil {
-		d.tun, err = tun.Create(l.name, tun.Options{Log: log})
+		d.tun, err = tun.Create(l.name, tunOptions(l.options, log))
 	}
 	if err != nil {
 		d.socket.Close()
