@@ -25,6 +25,7 @@ const (
 	controlHelloAck  controlType = 2
 	controlProbe     controlType = 3
 	controlProbeEcho controlType = 4
+	controlReport    controlType = 5
 )
 
 const (
@@ -63,6 +64,7 @@ const (
 	helloDSCPInherits      = 1 << 0 // the sender copies the inner DSCP outwards
 	helloAEADChaCha        = 1 << 0 // ChaCha20-Poly1305, always there
 	helloPathDirect        = 1 << 0 // the sender receives lanes at its listen port
+	helloPathReports       = 1 << 1 // the sender reads REPORT
 	helloIntegerFieldLimit = 2      // widest field known so far, bytes
 )
 

@@ -94,8 +94,7 @@ func (o *outbound) sent(m *portpool.Message, err error) {
 	}
 	switch {
 	case err == nil || m.Err == 0 && !isClosed(err):
-		o.peer.tx.packets.Add(1)
-		o.peer.tx.bytes.Add(uint64(len(o.buf)))
+		o.peer.tx.count(len(o.buf), o.class)
 	default:
 		o.peer.drops.add(sendDrop(m.Err))
 	}

@@ -7,7 +7,6 @@ import (
 
 	"kiloport/flowhash"
 	"kiloport/portpool"
-	"kiloport/tunnel/ecn"
 	"kiloport/tunnel/noise"
 )
 
@@ -35,6 +34,7 @@ type touchedPeer struct {
 	peer    *peer
 	session *session // the last that was used
 	data    bool     // and not only keepalives
+	inner   bool     // inner packets, and not only control messages
 }
 
 func newReceiver(d *Device) *receiver {
@@ -88,7 +88,7 @@ func (r *receiver) receive(messages []portpool.Message) {
 		r.write = r.write[:0]
 	}
 	for i, t := range r.touched {
-		t.peer.received(r.now, t.session, t.data)
+		t.peer.received(r.now, t.session, t.data, t.inner)
 		r.touched[i] = touchedPeer{}
 	}
 	r.touched = r.touched[:0]
@@ -148,17 +148,14 @@ func (r *receiver) transport(m *portpool.Message, datagram []byte) {
 		p.drops.add(dropReplay)
 		return
 	}
+	l.counts.count(r.now, m.N, l.ahead(sequence), m.TrafficClass, m.HopLimit)
 	r.authenticated(m, s, l, lane, payload)
 }
 
 // authenticated handles a payload that the peer has sealed, and that is new.
 func (r *receiver) authenticated(m *portpool.Message, s *session, l *rxLane, lane uint16, payload []byte) {
 	p := s.peer
-	p.rx.packets.Add(1)
-	p.rx.bytes.Add(uint64(m.N))
-	if m.TrafficClass&3 == uint8(ecn.CE) {
-		p.rx.ce.Add(1)
-	}
+	p.rx.count(m.N, m.TrafficClass)
 	l.source = m.Addr
 	if !s.confirmed.Load() {
 		p.confirm(r.now, s)
@@ -172,6 +169,7 @@ func (r *receiver) authenticated(m *portpool.Message, s *session, l *rxLane, lan
 	case payload[0] == controlMagic:
 		p.control(r.now, s, lane, payload[1:], m)
 	default:
+		r.touched[p.heardAt].inner = true
 		r.deliver(m, p, payload)
 	}
 }
@@ -194,7 +192,7 @@ func (r *receiver) deliver(m *portpool.Message, p *peer, payload []byte) {
 		}
 		return
 	}
-	if !p.decapsulate(payload, ecn.Codepoint(m.TrafficClass&3)) {
+	if !p.decapsulate(payload, m.TrafficClass) {
 		p.drops.add(dropECN)
 		return
 	}
@@ -216,23 +214,6 @@ func innerLength(b []byte) (int, bool) {
 		return n, n <= len(b)
 	}
 	return 0, false
-}
-
-// decapsulate sets the inner ECN field by RFC 6040 section 4.2; false means
-// that the packet must be dropped.
-func (p *peer) decapsulate(packet []byte, outer ecn.Codepoint) bool {
-	inner, _, ok := ecn.Of(packet)
-	if !ok {
-		return false
-	}
-	d := ecn.Decapsulate(inner, outer)
-	if d.Anomaly != 0 {
-		p.anomaly(inner, outer, d)
-	}
-	if !d.Drop && d.Inner != inner {
-		ecn.Set(packet, d.Inner)
-	}
-	return !d.Drop
 }
 
 func (r *receiver) touch(p *peer, s *session, data bool) {

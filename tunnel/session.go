@@ -29,8 +29,8 @@ type session struct {
 	peer    *peer
 	keypair *noise.Keypair
 
-	confirmed atomic.Bool // something arrived on it: the responder may send
-	normalECN atomic.Bool // the peer decapsulates by RFC 6040
+	confirmed    atomic.Bool // something arrived on it: the responder may send
+	decapsulates atomic.Bool // the peer does, by RFC 6040
 
 	// Sending. limit is how many lanes above 0 the peer accepts on this
 	// keypair, 0 until HELLO was answered on it; chunks is complete before.
@@ -58,6 +58,8 @@ type txLane struct {
 type rxLane struct {
 	window noise.Window
 	source netip.AddrPort // the return address of the lane
+	next   uint64         // sequence after the highest that arrived
+	counts *arrivals      // the lane's over all keypairs
 }
 
 func newSession(p *peer, k *noise.Keypair) *session {
@@ -100,6 +102,18 @@ func (s *session) lastSent(lane uint16) int64 {
 	return s.lane(lane).last.Load()
 }
 
+// sentOn reports whether anything was sent on a lane. It makes no state.
+func (s *session) sentOn(lane uint16) bool {
+	if lane == 0 {
+		return s.first.next.Load() > 0
+	}
+	if uint32(lane) > s.limit.Load() {
+		return false
+	}
+	lanes := s.chunks[lane/laneChunk].Load()
+	return lanes != nil && lanes[lane%laneChunk].next.Load() > 0
+}
+
 // seal makes a transport message in place: buf has headerSize bytes of room,
 // then n bytes of payload, then room for tagSize. Lane is 0 to limit. It reports
 // false when the lane's sequence is used up.
@@ -138,7 +152,7 @@ func (s *session) startReceiving(lane uint16) *rxLane {
 	} else {
 		s.rxLanes.Add(1)
 	}
-	l := &rxLane{window: noise.NewWindow(size)}
+	l := &rxLane{window: noise.NewWindow(size), counts: s.peer.arrivals.lane(lane)}
 	s.rx[lane] = l
 	return l
 }
@@ -156,4 +170,14 @@ func (s *session) record(lane uint16, sequence uint64) (*rxLane, bool) {
 		l = s.startReceiving(lane)
 	}
 	return l, l.window.Accept(sequence, messageLimit)
+}
+
+// ahead is how many more sequences than before a message makes known.
+func (l *rxLane) ahead(sequence uint64) uint64 {
+	if sequence < l.next {
+		return 0
+	}
+	n := sequence + 1 - l.next
+	l.next = sequence + 1
+	return n
 }

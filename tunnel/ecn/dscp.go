@@ -42,6 +42,16 @@ func (p *DSCPPolicy) Outer(inner uint8) uint8 {
 // Inherits tells whether every outer DSCP is the inner one.
 func (p *DSCPPolicy) Inherits() bool { return *p == DSCPPolicy{} }
 
+// Outers are the outer DSCPs that some inner one is changed to, as bits 0 to 63.
+func (p *DSCPPolicy) Outers() (set uint64) {
+	for inner, change := range p.change {
+		if change != 0 {
+			set |= 1 << p.Outer(uint8(inner))
+		}
+	}
+	return set
+}
+
 // names are the codepoints that have one: RFC 2474 (CS), RFC 2597 (AF), RFC
 // 3246 (EF), RFC 5865 (VOICE-ADMIT), RFC 8622 (LE).
 var names = map[string]uint8{
