@@ -174,7 +174,7 @@ func (p *peer) change(c *uapi.PeerChange) {
 	if c.Endpoint != nil {
 		if old := p.endpoint.Load(); old == nil || old.addr != *c.Endpoint {
 			p.endpoint.Store(&endpoint{addr: unmapped(*c.Endpoint)})
-			p.spread.roamed(p.device.clock.Now())
+			p.pathChanged(p.device.clock.Now())
 		}
 	}
 	if c.PersistentKeepalive != nil {

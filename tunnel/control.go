@@ -25,6 +25,7 @@ const (
 	controlHelloAck  controlType = 2
 	controlProbe     controlType = 3
 	controlProbeEcho controlType = 4
+	controlReport    controlType = 5
 )
 
 const (
@@ -64,7 +65,8 @@ const (
 	helloAEADChaCha        = 1 << 0 // ChaCha20-Poly1305, always there
 	helloAEADAES256        = 1 << 1 // AES-256-GCM, wanted if both say so
 	helloPathDirect        = 1 << 0 // the sender receives lanes at its listen port
-	helloPathVouched       = 1 << 1 // the sender takes packets whose transport checksum was not computed
+	helloPathReports       = 1 << 1 // the sender reads REPORT
+	helloPathVouched       = 1 << 2 // the sender takes packets whose transport checksum was not computed
 	helloIntegerFieldLimit = 2      // widest field known so far, bytes
 )
 

@@ -10,13 +10,15 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-// The wire format is fixed by these vectors: a released peer must read them.
-var controlVectors = []struct {
+type controlVector struct {
 	name string
 	kind controlType
 	body interface{ append([]byte) []byte }
 	hex  string
-}{
+}
+
+// The wire format is fixed by these vectors: a released peer must read them.
+var controlVectors = []controlVector{
 	{"hello", controlHello, &hello{Version: 1, SendLanes: 1024, ReceiveLanes: 16384, ECN: 1, DSCP: 1, AEADs: 1, Path: 1},
 		"f101" + "0019" + "010101" + "02020400" + "03024000" + "040101" + "050101" + "06020001" + "07020001"},
 	{"hello ack", controlHelloAck, &hello{Version: 2},
@@ -71,6 +73,10 @@ func parseAny(t *testing.T, kind controlType, body []byte) any {
 		var e probeEcho
 		e, err = parseProbeEcho(body)
 		got = &e
+	case controlReport:
+		var r report
+		r, err = parseReport(body)
+		got = &r
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -153,6 +159,12 @@ func rewrite(t *testing.T, kind controlType, body []byte) {
 		if e, err := parseProbeEcho(body); err == nil {
 			if again, err := parseProbeEcho(e.append(nil)); err != nil || again != e {
 				t.Fatalf("%+v became %+v, %v", e, again, err)
+			}
+		}
+	case controlReport:
+		if r, err := parseReport(body); err == nil {
+			if again, err := parseReport(r.append(nil)); err != nil || !cmp.Equal(again, r) {
+				t.Fatalf("%+v became %+v, %v", r, again, err)
 			}
 		}
 	}

@@ -65,8 +65,8 @@ type Device struct {
 	cookiesSent atomic.Uint64
 
 	handshakes *handshaker
-	workers    int           // of each kind: one for each queue of the TUN device
-	offers     uint64        // flags of counters that we let peers use
+	workers    int    // of each kind: one for each queue of the TUN device
+	offers     uint64 // flags of counters that we let peers use
 	transmit   []*transmitter
 	receive    []*receiver
 	receiving  chan struct{} // closed when the last receivers have ended

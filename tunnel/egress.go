@@ -47,7 +47,7 @@ type egress struct {
 	items   []outgoing
 	order   []uint64 // lane<<32 | position, so that sorting keeps a lane's order
 	segment tun.Segmenter
-	sealed  []byte             // the datagrams of batch, and the room behind them
+	sealed  []byte // the datagrams of batch, and the room behind them
 	batch   []portpool.Message
 	from    []portpool.Socket // of each message
 	of      []*outgoing       // whose first segment is in each message
@@ -189,8 +189,7 @@ func (o *outgoing) sent(m *portpool.Message) {
 	}
 	all := (len(m.Buf) + m.SegmentSize - 1) / m.SegmentSize
 	gone := (m.N + m.SegmentSize - 1) / m.SegmentSize
-	p.tx.packets.Add(uint64(gone))
-	p.tx.bytes.Add(uint64(m.N))
+	p.tx.count(gone, m.N, o.class)
 	if gone < all {
 		p.drops[sendDrop(m.Err)].Add(uint64(all - gone))
 	}

@@ -16,7 +16,6 @@ const (
 	answerQueue    = 256  // responses and cookie replies to our own handshakes, likewise
 	provenQueue    = 256  // under load: what carries a cookie of ours
 	underLoadFor   = int64(1e9)
-	handshakeDSCP  = 0x88 // AF41, as WireGuard in the kernel marks handshakes (RFC 2597)
 )
 
 // handshaker does all public-key work in one goroutine: handshakes that our own
@@ -429,7 +428,7 @@ func (p *peer) moveTo(in *inbound) *endpoint {
 	to, old := &endpoint{in.source, in.local}, p.endpoint.Load()
 	p.endpoint.Store(to)
 	if old != nil && old.addr != to.addr {
-		p.spread.roamed(p.device.clock.Now())
+		p.pathChanged(p.device.clock.Now())
 	}
 	return to
 }
@@ -455,7 +454,7 @@ func (d *Device) sendHandshake(msg []byte, to *endpoint) bool {
 	if socks == nil {
 		return false
 	}
-	batch := []portpool.Message{{Buf: msg, Addr: to.addr, Local: to.local, TrafficClass: handshakeDSCP}}
+	batch := []portpool.Message{{Buf: msg, Addr: to.addr, Local: to.local, TrafficClass: d.controlClass()}}
 	_, err := socks.listen.Send(batch)
 	if err != nil {
 		d.drops.add(sendDrop(batch[0].Err))
@@ -465,8 +464,8 @@ func (d *Device) sendHandshake(msg []byte, to *endpoint) bool {
 }
 
 // sendSealed seals n bytes of payload behind the header room of buf and sends
-// them on a lane of s, at once. The caller holds mu.
-func (p *peer) sendSealed(now int64, s *session, lane uint16, buf []byte, n int) {
+// them on a lane of s, in an outer traffic class, at once. The caller holds mu.
+func (p *peer) sendSealed(now int64, s *session, lane uint16, buf []byte, n int, class uint8) {
 	d := p.device
 	socks, to := d.sockets.Load(), p.endpoint.Load()
 	if socks == nil || to == nil {
@@ -484,12 +483,11 @@ func (p *peer) sendSealed(now int64, s *session, lane uint16, buf []byte, n int)
 	if !ok {
 		return
 	}
-	batch := []portpool.Message{{Buf: datagram, Addr: to.addr, Local: to.local, FlowLabel: d.labels.of(lane)}}
+	batch := []portpool.Message{{Buf: datagram, Addr: to.addr, Local: to.local, TrafficClass: class, FlowLabel: d.labels.of(lane)}}
 	if _, err := socket.Send(batch); err != nil {
 		p.drops.add(sendDrop(batch[0].Err))
 	} else {
-		p.tx.packets.Add(1)
-		p.tx.bytes.Add(uint64(len(datagram)))
+		p.tx.count(1, len(datagram), class)
 	}
 	if to.local.IsValid() && !batch[0].Local.IsValid() {
 		p.forgetLocal(to)

@@ -68,7 +68,7 @@ func (p *peer) helloStep(now int64, s *session) {
 	if s.keypair.Initiator && h.said < len(helloAfter) {
 		h.said++
 		ours := p.device.ourHello()
-		p.sendControl(now, s, 0, appendControl(nil, controlHello, &ours))
+		p.sendControl(now, s, appendControl(nil, controlHello, &ours))
 		return
 	}
 	h.over = true
@@ -84,7 +84,7 @@ func (d *Device) ourHello() hello {
 		ReceiveLanes: maxLanes,
 		ECN:          helloECNDecapsulates,
 		AEADs:        helloAEADChaCha,
-		Path:         helloPathDirect,
+		Path:         helloPathDirect | helloPathReports,
 	}
 	if d.offers&noise.CounterAES != 0 {
 		h.AEADs |= helloAEADAES256
@@ -95,7 +95,7 @@ func (d *Device) ourHello() hello {
 	if d.options.Spread == SpreadPorts {
 		h.SendLanes = uint16(d.options.Ports)
 	}
-	if d.options.DSCP == (ecn.DSCPPolicy{}) {
+	if d.options.DSCP.Inherits() {
 		h.DSCP = helloDSCPInherits
 	}
 	return h
@@ -113,13 +113,13 @@ func (p *peer) heardHello(now int64, s *session, t controlType, body []byte) {
 	if t == controlHello {
 		s.offers.Store(p.device.offers)
 		ours := p.device.ourHello()
-		p.sendControl(now, s, 0, appendControl(nil, controlHelloAck, &ours))
+		p.sendControl(now, s, appendControl(nil, controlHelloAck, &ours))
 	}
 	if s.hello.heard {
 		return
 	}
 	s.hello.heard, s.hello.over = true, true
-	s.normalECN.Store(theirs.ECN&helloECNDecapsulates != 0)
+	s.decapsulates.Store(theirs.ECN&helloECNDecapsulates != 0)
 	s.vouches.Store(theirs.Path&helloPathVouched != 0)
 	if theirs.AEADs&helloAEADAES256 != 0 && p.device.offers&noise.CounterAES != 0 {
 		s.sealFlags.Store(noise.CounterAES)
@@ -131,6 +131,7 @@ func (p *peer) heardHello(now int64, s *session, t controlType, body []byte) {
 		return
 	}
 	p.agreed(now, limit)
+	p.pathAgreed(now, &theirs)
 	p.switchTo(now, s)
 }
 
@@ -178,7 +179,9 @@ func (p *peer) control(now int64, s *session, lane uint16, list []byte, m *portp
 		case controlProbe:
 			p.heardProbe(now, s, lane, body, m, size)
 		case controlProbeEcho:
-			p.heardEcho(now, body)
+			p.heardEcho(now, s, body)
+		case controlReport:
+			p.heardReport(now, s, body)
 		}
 		list = rest
 	}
@@ -195,22 +198,34 @@ func (p *peer) heardProbe(now int64, s *session, lane uint16, body []byte, m *po
 		probe: probe, Lane: lane, Size: uint16(size), TrafficClass: m.TrafficClass,
 		HopLimit: m.HopLimit, Arrived: m.Time, Source: m.Addr,
 	}
-	p.sendControl(now, s, 0, appendControl(nil, controlProbeEcho, &echo))
+	p.sendControl(now, s, appendControl(nil, controlProbeEcho, &echo))
+	p.noteProbe(lane, &probe, m)
 }
 
-func (p *peer) heardEcho(now int64, body []byte) {
+// heardEcho gives an answer to whoever asked: each knows its own.
+func (p *peer) heardEcho(now int64, s *session, body []byte) {
 	echo, err := parseProbeEcho(body)
 	if err != nil {
 		p.drops.add(dropControl)
 		return
 	}
 	p.spreadEvents(now, p.spread.echoed(now, echo.ID, echo.Lane))
+	p.ecn.echoed(now, echo.ID, echo.Lane, echo.TrafficClass)
+	p.noteEcho(now, s, &echo)
 }
 
-// sendControl seals a control payload and sends it on a lane of s.
-func (p *peer) sendControl(now int64, s *session, lane uint16, payload []byte) {
+// sendControl sends a control payload on lane 0, in the class for such.
+func (p *peer) sendControl(now int64, s *session, payload []byte) {
+	p.sendPayload(now, s, 0, payload, p.device.controlClass())
+}
+
+// sendPayload seals a control payload and sends it on a lane of s.
+func (p *peer) sendPayload(now int64, s *session, lane uint16, payload []byte, class uint8) {
 	size := noise.PaddedSize(len(payload), maxControlPayload)
 	buf := make([]byte, headerSize+size+noise.TagSize)
 	copy(buf[headerSize:], payload)
-	p.sendSealed(now, s, lane, buf, size)
+	p.sendSealed(now, s, lane, buf, size, class)
 }
+
+// controlClass is the outer traffic class of handshakes and control messages.
+func (d *Device) controlClass() uint8 { return ecn.TrafficClass(d.options.ControlDSCP, ecn.NotECT) }

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -41,6 +42,7 @@ type memDatagram struct {
 	bytes    []byte
 	class    uint8
 	label    uint32
+	hop      uint8 // at arrival, 0 = 64
 }
 
 func newMemNet() *memNet {
@@ -205,7 +207,10 @@ func (s *memSocket) Receive(ms []portpool.Message) (n int, err error) {
 
 func (d *memDatagram) fill(m *portpool.Message) {
 	buf := m.Buf
-	*m = portpool.Message{Buf: buf, N: copy(buf, d.bytes), Addr: d.from, Local: d.to.Addr(), TrafficClass: d.class, HopLimit: 64}
+	*m = portpool.Message{
+		Buf: buf, N: copy(buf, d.bytes), Addr: d.from, Local: d.to.Addr(), TrafficClass: d.class,
+		HopLimit: cmp.Or(d.hop, 64), Time: time.Now().UnixNano(),
+	}
 }
 
 // seeded is a source of randomness for a test, safe for several goroutines.

@@ -29,6 +29,11 @@ type Options struct {
 	LaneIdle time.Duration
 	// DSCP says what the outer header's DSCP is.
 	DSCP ecn.DSCPPolicy
+	// DSCPDecap says whether that comes back inside at this end.
+	DSCPDecap ecn.Model
+	// ControlDSCP is the outer DSCP of handshakes and control messages, 0 to
+	// ecn.MaxDSCP.
+	ControlDSCP uint8
 	// ECN says whether the outer header carries the inner ECN field.
 	ECN ECNMode
 	// Spread says how flows are told apart outside.
@@ -46,10 +51,14 @@ type Options struct {
 	GSO, GRO portpool.Mode
 }
 
+// defaultControlDSCP is AF41 (RFC 2597), which WireGuard in the kernel gives
+// handshakes.
+const defaultControlDSCP = 34
+
 // DefaultOptions gives 1024 ports of the kernel's choice, closed after 60 s
-// without use, the DSCP inherited, and ECN as the peer is able.
+// without use, the DSCP inherited, and ECN as peer and path are able.
 func DefaultOptions() Options {
-	return Options{Ports: 1024, LaneIdle: time.Minute, Spread: SpreadPorts}
+	return Options{Ports: 1024, LaneIdle: time.Minute, Spread: SpreadPorts, ControlDSCP: defaultControlDSCP}
 }
 
 const minLaneIdle = time.Second
@@ -66,8 +75,11 @@ func (o Options) Validate() error {
 	if o.LaneIdle < minLaneIdle {
 		return fmt.Errorf("lane idle: %v is too short, use at least %v", o.LaneIdle, minLaneIdle)
 	}
-	if o.Spread > SpreadPorts || o.ECN > ECNOff || o.Cipher > CipherAES || o.GSO > portpool.On || o.GRO > portpool.On {
-		return fmt.Errorf("spread, ecn, cipher, gso or gro: unknown mode")
+	if o.Spread > SpreadPorts || o.ECN > ECNOff || o.DSCPDecap > ecn.Uniform || o.Cipher > CipherAES || o.GSO > portpool.On || o.GRO > portpool.On {
+		return fmt.Errorf("spread, ecn, dscp decap, cipher, gso or gro: unknown mode")
+	}
+	if o.ControlDSCP > ecn.MaxDSCP {
+		return fmt.Errorf("control dscp: %d is out of range, use 0 to %d", o.ControlDSCP, ecn.MaxDSCP)
 	}
 	if o.Workers < 0 || o.Workers > MaxWorkers {
 		return fmt.Errorf("workers: %d is out of range, use 1 to %d, or 0 for one for each processor", o.Workers, MaxWorkers)
@@ -117,8 +129,9 @@ func (r PortRange) String() string {
 type ECNMode uint8
 
 const (
-	// ECNAuto is compatibility mode until the peer has said HELLO, then
-	// normal mode.
+	// ECNAuto is compatibility mode until the peer has said HELLO and the path
+	// to it has been found to leave the field alone, then normal mode, for as
+	// long as that is so.
 	ECNAuto ECNMode = iota
 	// ECNOn is normal mode from the start, towards stock peers too: for
 	// those known to decapsulate, as kernel WireGuard does.

@@ -27,7 +27,11 @@ type peer struct {
 	sending   atomic.Pointer[session] // what data is sealed with, nil = none
 	endpoint  atomic.Pointer[endpoint]
 	spreading atomic.Bool // data may leave lane 0
+	normalECN atomic.Bool // what is sent may carry the inner ECN field outside
+	blind     atomic.Bool // the path from the peer marks everything, so marks mean nothing
+	dscps     atomic.Uint64
 	tx, rx    traffic
+	arrivals  arrivalTable
 	drops     drops
 	anomalies [4][4]atomic.Uint64 // RFC 6040's odd pairs: inner, outer
 
@@ -57,19 +61,43 @@ type peer struct {
 
 	current, previous, next *session // WireGuard's three
 
-	staged   []*packet
-	timers   *noise.Timers
-	spread   spread
-	switchAt int64 // data moves to current at the latest, 0 = it has
-	heard    int64 // when something authenticated last arrived
-	version  uint8 // of the peer's control messages, 0 = stock
-	wake     Timer
-	wakeAt   int64 // what wake is set to, 0 = not set
+	staged    []*packet
+	timers    *noise.Timers
+	spread    spread
+	ecn       ecnPath
+	reporter  reporter
+	reports   reports
+	reporting bool  // the peer reads REPORT
+	switchAt  int64 // data moves to current at the latest, 0 = it has
+	heard     int64 // when something authenticated last arrived
+	version   uint8 // of the peer's control messages, 0 = stock
+	wake      Timer
+	wakeAt    int64 // what wake is set to, 0 = not set
 }
 
 // traffic counts transport messages that were sent or authenticated.
 type traffic struct {
-	packets, bytes, ce atomic.Uint64
+	packets, bytes atomic.Uint64
+	codepoints     [4]atomic.Uint64 // but Not-ECT
+}
+
+// count is for messages with a traffic class outside, of so many bytes in all.
+func (t *traffic) count(packets, bytes int, class uint8) {
+	t.packets.Add(uint64(packets))
+	t.bytes.Add(uint64(bytes))
+	if cp := class & 3; cp != uint8(ecn.NotECT) {
+		t.codepoints[cp].Add(uint64(packets))
+	}
+}
+
+func (t *traffic) marks() (m markCounts) {
+	rest := uint64(0)
+	for cp := range t.codepoints {
+		m[cp] = t.codepoints[cp].Load()
+		rest += m[cp]
+	}
+	m[ecn.NotECT] = max(t.packets.Load(), rest) - rest
+	return m
 }
 
 func newPeer(d *Device, key noise.PublicKey) *peer {
@@ -82,6 +110,7 @@ func newPeer(d *Device, key noise.PublicKey) *peer {
 }
 
 func (p *peer) resetSpread() {
+	p.resetPath()
 	p.spread = spread{mode: spreadStock, reason: "no session yet"}
 	if p.device.options.Spread == SpreadOff {
 		p.spread = spread{mode: spreadOff, reason: "spread is off"}
@@ -164,6 +193,8 @@ func (p *peer) dataSent(now int64) {
 	}
 	p.noteLanes(now)
 	p.spread.active(now)
+	p.ecn.classUsed(now, p.dscps.Load())
+	p.ecn.active(now)
 	p.arm(now)
 }
 
@@ -178,7 +209,9 @@ func (p *peer) noteLanes(now int64) {
 }
 
 // received is told once a batch that something authenticated arrived.
-func (p *peer) received(now int64, s *session, data bool) {
+// data tells that it was not only keepalives, inner that there were packets of
+// others in it.
+func (p *peer) received(now int64, s *session, data, inner bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.removed {
@@ -189,6 +222,9 @@ func (p *peer) received(now int64, s *session, data bool) {
 		p.timers.DataReceived(now)
 	} else {
 		p.timers.KeepaliveReceived(now)
+	}
+	if inner && p.reporting {
+		p.reporter.arrived(now)
 	}
 	if s == p.current && p.device.constants.RekeyOnReceive(s.keypair, now) && p.timers.LastMinute() {
 		p.wantHandshake(now)
@@ -281,7 +317,7 @@ func (p *peer) clearHandshake() {
 func (p *peer) roamed(now int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.spread.roamed(now)
+	p.pathChanged(now)
 	p.arm(now)
 }
 
@@ -290,25 +326,12 @@ func (p *peer) forgetLocal(old *endpoint) {
 	p.endpoint.CompareAndSwap(old, &endpoint{addr: old.addr})
 }
 
-const anomalyWarning = "an outer ecn field that the inner one does not allow: somebody on the way rewrites it"
-
-// anomaly counts a pair of codepoints that RFC 6040 section 4.2 calls unused or
-// dangerous.
-func (p *peer) anomaly(inner, outer ecn.Codepoint, d ecn.Decapsulation) {
-	p.anomalies[inner&3][outer&3].Add(1)
-	if !d.Anomaly.Dangerous() {
-		return
-	}
-	if skipped, due := p.device.limited.due(anomalyWarning); due {
-		p.device.limited.say(anomalyWarning, skipped, "peer", p.name(), "inner", inner.String(), "outer", outer.String())
-	}
-}
-
 // name is the public key, shortened for people.
 func (p *peer) name() string { return p.key.String() }
 
 // spreadStock records that the peer takes lane 0 alone.
 func (p *peer) spreadStock(reason string) {
+	p.pathStock(reason)
 	if p.spread.mode == spreadOff {
 		return
 	}
@@ -350,8 +373,7 @@ func (p *peer) spreadEvents(now int64, ev spreadEvents) {
 	s := p.sending.Load()
 	for _, pending := range ev.probes {
 		if s != nil && uint32(pending.lane) <= s.limit.Load() {
-			body := &probe{ID: pending.id, Sent: now}
-			p.sendControl(now, s, pending.lane, appendControl(nil, controlProbe, body))
+			p.sendProbe(now, s, pending.lane, pending.id, ecn.TrafficClass(p.ecn.plain, ecn.NotECT))
 		}
 	}
 }

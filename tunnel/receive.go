@@ -7,7 +7,6 @@ import (
 
 	"kiloport/flowhash"
 	"kiloport/portpool"
-	"kiloport/tunnel/ecn"
 	"kiloport/tunnel/noise"
 	"kiloport/tunnel/tun"
 )
@@ -36,10 +35,10 @@ type receiver struct {
 
 // touchedPeer is a peer that something arrived from in this batch.
 type touchedPeer struct {
-	peer               *peer
-	session            *session // the last that was used
-	data               bool     // and not only keepalives
-	packets, bytes, ce uint64
+	peer    *peer
+	session *session // the last that was used
+	data    bool     // and not only keepalives
+	inner   bool     // inner packets, and not only control messages
 }
 
 func newReceiver(d *Device, worker int) *receiver {
@@ -96,21 +95,11 @@ func (r *receiver) receive(messages []portpool.Message) {
 	clear(r.write)
 	r.write = r.write[:0]
 	for i := range r.touched {
-		r.touched[i].finish(r.now)
+		t := &r.touched[i]
+		t.peer.received(r.now, t.session, t.data, t.inner)
 		r.touched[i] = touchedPeer{}
 	}
 	r.touched = r.touched[:0]
-}
-
-// finish does once a batch what need not be done for each packet.
-func (t *touchedPeer) finish(now int64) {
-	rx := &t.peer.rx
-	rx.packets.Add(t.packets)
-	rx.bytes.Add(t.bytes)
-	if t.ce > 0 {
-		rx.ce.Add(t.ce)
-	}
-	t.peer.received(now, t.session, t.data)
 }
 
 func (r *receiver) message(m *portpool.Message) {
@@ -162,7 +151,7 @@ func (r *receiver) transport(m *portpool.Message, datagram []byte) {
 		p.drops.add(dropForged)
 		return
 	}
-	if !s.record(lane, sequence, m.Addr) {
+	if !s.record(r.now, lane, sequence, len(datagram), m) {
 		p.drops.add(dropReplay)
 		return
 	}
@@ -172,6 +161,7 @@ func (r *receiver) transport(m *portpool.Message, datagram []byte) {
 // authenticated handles a payload that the peer has sealed, and that is new.
 func (r *receiver) authenticated(m *portpool.Message, s *session, lane uint16, datagram, payload []byte, vouched bool) {
 	p := s.peer
+	p.rx.count(1, len(datagram), m.TrafficClass)
 	if !s.confirmed.Load() {
 		p.confirm(r.now, s)
 	}
@@ -180,16 +170,12 @@ func (r *receiver) authenticated(m *portpool.Message, s *session, lane uint16, d
 	}
 	t := r.touch(p)
 	t.session, t.data = s, t.data || len(payload) > 0
-	t.packets++
-	t.bytes += uint64(len(datagram))
-	if m.TrafficClass&3 == uint8(ecn.CE) {
-		t.ce++
-	}
 	switch {
 	case len(payload) == 0: // keepalive
 	case payload[0] == controlMagic:
 		p.control(r.now, s, lane, payload[1:], m, len(datagram))
 	default:
+		t.inner = true
 		r.deliver(m, p, datagram, len(payload), vouched)
 	}
 }
@@ -213,7 +199,7 @@ func (r *receiver) deliver(m *portpool.Message, p *peer, datagram []byte, size i
 		}
 		return
 	}
-	if !p.decapsulate(payload, ecn.Codepoint(m.TrafficClass&3)) {
+	if !p.decapsulate(payload, m.TrafficClass) {
 		p.drops.add(dropECN)
 		return
 	}
@@ -235,23 +221,6 @@ func innerLength(b []byte) (int, bool) {
 		return n, n <= len(b)
 	}
 	return 0, false
-}
-
-// decapsulate sets the inner ECN field by RFC 6040 section 4.2; false means
-// that the packet must be dropped.
-func (p *peer) decapsulate(packet []byte, outer ecn.Codepoint) bool {
-	inner, _, ok := ecn.Of(packet)
-	if !ok {
-		return false
-	}
-	d := ecn.Decapsulate(inner, outer)
-	if d.Anomaly != 0 {
-		p.anomaly(inner, outer, d)
-	}
-	if !d.Drop && d.Inner != inner {
-		ecn.Set(packet, d.Inner)
-	}
-	return !d.Drop
 }
 
 // touch gives the peer's entry of this batch.

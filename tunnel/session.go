@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"kiloport/portpool"
 	"kiloport/tunnel/noise"
 )
 
@@ -31,11 +32,11 @@ type session struct {
 	peer    *peer
 	keypair *noise.Keypair
 
-	confirmed atomic.Bool   // something arrived on it: the responder may send
-	normalECN atomic.Bool   // the peer decapsulates by RFC 6040
-	vouches   atomic.Bool   // the peer takes packets without transport checksums
-	sealFlags atomic.Uint64 // of every counter: noise.CounterAES or 0
-	offers    atomic.Uint64 // flags of counters that may arrive: none until we told the peer
+	confirmed    atomic.Bool   // something arrived on it: the responder may send
+	decapsulates atomic.Bool   // the peer does, by RFC 6040
+	vouches      atomic.Bool   // the peer takes packets without transport checksums
+	sealFlags    atomic.Uint64 // of every counter: noise.CounterAES or 0
+	offers       atomic.Uint64 // flags of counters that may arrive: none until we told the peer
 
 	// Sending. limit is how many lanes above 0 the peer accepts on this
 	// keypair, 0 until HELLO was answered on it; chunks is complete before.
@@ -66,8 +67,10 @@ type rxTable [(maxLanes + laneChunk) / laneChunk]atomic.Pointer[[laneChunk]atomi
 // the peer authenticated, so that only a peer can make us spend memory.
 type rxLane struct {
 	mu     sync.Mutex
-	window *noise.Window // nil until the first packet
+	window *noise.Window  // nil until the first packet
 	source netip.AddrPort // the return address of the lane
+	next   uint64         // sequence after the highest that arrived
+	counts *arrivals      // the lane's over all keypairs
 }
 
 func newSession(p *peer, k *noise.Keypair) *session {
@@ -108,6 +111,18 @@ func (s *session) lastSent(lane uint16) int64 {
 		return 0
 	}
 	return s.lane(lane).last.Load()
+}
+
+// sentOn reports whether anything was sent on a lane. It makes no state.
+func (s *session) sentOn(lane uint16) bool {
+	if lane == 0 {
+		return s.first.next.Load() > 0
+	}
+	if uint32(lane) > s.limit.Load() {
+		return false
+	}
+	lanes := s.chunks[lane/laneChunk].Load()
+	return lanes != nil && lanes[lane%laneChunk].next.Load() > 0
 }
 
 // reserve takes the sequence numbers of the next n packets on a lane of 0 to limit
@@ -165,18 +180,30 @@ func (s *session) receiving(lane uint16) *rxLane {
 	return l
 }
 
-// record takes an authenticated counter; false means that it is a replay.
-func (s *session) record(lane uint16, sequence uint64, source netip.AddrPort) bool {
+// record takes an authenticated counter, of n bytes in one of m's datagrams, and
+// counts it; false means that it is a replay.
+func (s *session) record(now int64, lane uint16, sequence uint64, n int, m *portpool.Message) bool {
 	l := s.receiving(lane)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.window == nil {
 		w := noise.NewWindow(ternary(lane == 0, listenWindow, laneWindow))
-		l.window = &w
+		l.window, l.counts = &w, s.peer.arrivals.lane(lane)
 	}
 	if !l.window.Accept(sequence, messageLimit) {
 		return false
 	}
-	l.source = source
+	l.source = m.Addr
+	l.counts.count(now, n, l.ahead(sequence), m.TrafficClass, m.HopLimit)
 	return true
+}
+
+// ahead is how many more sequences than before a message makes known.
+func (l *rxLane) ahead(sequence uint64) uint64 {
+	if sequence < l.next {
+		return 0
+	}
+	n := sequence + 1 - l.next
+	l.next = sequence + 1
+	return n
 }

@@ -13,20 +13,24 @@ import (
 // configuration protocol has no words for. Its JSON is an interface to scripts:
 // fields are added, not changed.
 type Status struct {
-	Name       string            `json:"name"`
-	PublicKey  string            `json:"public_key,omitempty"`
-	ListenPort uint16            `json:"listen_port"`
-	FwMark     uint32            `json:"fwmark,omitempty"`
-	Up         bool              `json:"up"`
-	Spread     string            `json:"spread"`
-	ECN        string            `json:"ecn"`
-	DSCP       string            `json:"dscp"`
-	Pool       PoolStatus        `json:"pool"`
-	Peers      []PeerStatus      `json:"peers"`
-	Drops      map[string]uint64 `json:"drops,omitempty"` // of no peer, by reason
-	Queue      QueueStatus       `json:"queue"`
-	SendErrors map[string]uint64 `json:"send_errors,omitempty"` // by errno, of all sockets
-	Cookies    uint64            `json:"cookies_sent,omitempty"`
+	Name       string `json:"name"`
+	PublicKey  string `json:"public_key,omitempty"`
+	ListenPort uint16 `json:"listen_port"`
+	FwMark     uint32 `json:"fwmark,omitempty"`
+	Up         bool   `json:"up"`
+	Spread     string `json:"spread"`
+	ECN        string `json:"ecn"`
+	DSCP       string `json:"dscp"`
+	// DSCPDecap is pipe or uniform, ControlDSCP the name of the DSCP of
+	// handshakes and control messages.
+	DSCPDecap   string            `json:"dscp_decap"`
+	ControlDSCP string            `json:"control_dscp"`
+	Pool        PoolStatus        `json:"pool"`
+	Peers       []PeerStatus      `json:"peers"`
+	Drops       map[string]uint64 `json:"drops,omitempty"` // of no peer, by reason
+	Queue       QueueStatus       `json:"queue"`
+	SendErrors  map[string]uint64 `json:"send_errors,omitempty"` // by errno, of all sockets
+	Cookies     uint64            `json:"cookies_sent,omitempty"`
 }
 
 // PoolStatus is the source ports that all peers share.
@@ -57,11 +61,16 @@ type PeerStatus struct {
 	Mode          string            `json:"mode"`                           // off, stock, probing, direct or fallback
 	Reason        string            `json:"reason,omitempty"`               // why the mode is not direct
 	ECN           string            `json:"ecn"`                            // how the outer field is set: compatibility or normal
+	ECNReason     string            `json:"ecn_reason,omitempty"`           // why that is not normal
+	PathTo        *PathStatus       `json:"path_to,omitempty"`              // as our tests found it
+	PathFrom      *PathStatus       `json:"path_from,omitempty"`            // as the peer says that its tests found it
+	MarksIgnored  bool              `json:"marks_ignored,omitempty"`        // the path from the peer marks even what is not ECN-capable
 	Lanes         LaneStatus        `json:"lanes"`
 	Sent          TrafficStatus     `json:"sent"`
 	Received      TrafficStatus     `json:"received"`
 	Drops         map[string]uint64 `json:"drops,omitempty"`         // by reason
 	Anomalies     map[string]uint64 `json:"ecn_anomalies,omitempty"` // RFC 6040's unused and dangerous pairs, inner/outer
+	LaneDetails   []LaneDetail      `json:"lane_details,omitempty"`
 }
 
 // LaneStatus is the lanes of one peer above lane 0.
@@ -80,7 +89,9 @@ type LaneStatus struct {
 type TrafficStatus struct {
 	Packets uint64 `json:"packets"`
 	Bytes   uint64 `json:"bytes"`
-	CE      uint64 `json:"ce,omitempty"` // arrived with CE outside
+	ECT0    uint64 `json:"ect0,omitempty"` // with ECT(0) outside
+	ECT1    uint64 `json:"ect1,omitempty"` // with ECT(1) outside
+	CE      uint64 `json:"ce,omitempty"`   // with CE outside
 }
 
 // State gives what WireGuard's configuration protocol shows. It is part of
@@ -120,6 +131,7 @@ func (d *Device) Status() Status {
 	s := Status{
 		Name: d.tun.Name(), ListenPort: d.listenPort, FwMark: d.fwMark, Up: d.up,
 		Spread: o.Spread.String(), ECN: o.ECN.String(), DSCP: o.DSCP.String(),
+		DSCPDecap: o.DSCPDecap.String(), ControlDSCP: ecn.NameDSCP(o.ControlDSCP),
 		Pool:       PoolStatus{Ports: o.Ports, Limit: o.Ports, Range: o.PortRange.String(), Idle: o.LaneIdle.String()},
 		Peers:      make([]PeerStatus, 0, len(d.order)),
 		Drops:      d.drops.byName(),
@@ -163,7 +175,6 @@ func (p *peer) status() PeerStatus {
 	s := PeerStatus{
 		PublicKey: p.key.String(), AllowedIPs: append([]netip.Prefix{}, p.allowed...), Keepalive: p.keepalive,
 		Version: p.version, Mode: p.spread.mode.String(), Reason: p.spread.reason,
-		ECN:      ecn.Compatibility.String(),
 		Sent:     p.tx.status(),
 		Received: p.rx.status(),
 		Drops:    p.drops.byName(), Anomalies: p.anomalyCounts(),
@@ -176,11 +187,11 @@ func (p *peer) status() PeerStatus {
 		s.LastHandshake = &completed
 	}
 	if session := p.sending.Load(); session != nil {
-		s.ECN = p.ecnMode(session).String()
 		s.Lanes.Agreed = int(session.limit.Load())
 		s.Lanes.Received = int(session.rxLanes.Load())
 	}
 	p.laneStatus(&s.Lanes)
+	p.pathStatus(&s)
 	return s
 }
 
@@ -195,7 +206,11 @@ func (p *peer) laneStatus(s *LaneStatus) {
 }
 
 func (t *traffic) status() TrafficStatus {
-	return TrafficStatus{Packets: t.packets.Load(), Bytes: t.bytes.Load(), CE: t.ce.Load()}
+	marks := t.marks()
+	return TrafficStatus{
+		Packets: t.packets.Load(), Bytes: t.bytes.Load(),
+		ECT0: marks[ecn.ECT0], ECT1: marks[ecn.ECT1], CE: marks[ecn.CE],
+	}
 }
 
 func (p *peer) anomalyCounts() map[string]uint64 {

@@ -30,6 +30,8 @@ func (p *peer) due(now int64) int64 {
 	}
 	if s := p.sending.Load(); s != nil && !s.expired(now) {
 		at = earliest(at, p.spread.next())
+		at = earliest(at, p.ecn.next())
+		at = earliest(at, p.reporter.at)
 	}
 	return at
 }
@@ -60,6 +62,8 @@ func (p *peer) fire() {
 	}
 	if s := p.sending.Load(); s != nil && !s.expired(now) {
 		p.spreadEvents(now, p.spread.step(now, s.lastSent, p.device.random64))
+		p.ecnEvents(now, p.ecn.step(now, p))
+		p.sendReports(now)
 		p.expireLanes(now)
 	}
 	p.arm(now)
@@ -95,7 +99,7 @@ func (p *peer) sendKeepalive(now int64) {
 		}
 		return
 	}
-	p.sendSealed(now, s, 0, make([]byte, headerSize+tagSize), 0)
+	p.sendSealed(now, s, 0, make([]byte, headerSize+tagSize), 0, 0)
 }
 
 // expireLanes frees lanes of idle flows. It runs with the spread machine's tick.

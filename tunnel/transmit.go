@@ -6,7 +6,6 @@ import (
 	"kiloport/flowhash"
 	"kiloport/portpool"
 	"kiloport/queue"
-	"kiloport/tunnel/ecn"
 	"kiloport/tunnel/tun"
 )
 
@@ -183,22 +182,11 @@ func (p *peer) push(now int64, e *egress, socks *sockets, s *session, pkt *packe
 		p.drops.add(ternary(socks == nil, dropLinkDown, dropNoEndpoint))
 		return false
 	}
-	lane, socket := p.chooseLane(now, socks, s, pkt.hash)
+	class := p.encapsulate(s, pkt.payload())
+	lane, socket := p.chooseLane(now, socks, s, laneFlow(pkt.hash, class))
 	s.lane(lane).last.Store(now)
-	codepoint, dscp, _ := ecn.Of(pkt.payload())
-	o := &p.device.options
-	class := ecn.TrafficClass(o.DSCP.Outer(dscp), ecn.Encapsulate(p.ecnMode(s), codepoint))
 	e.add(outgoing{packet: pkt, session: s, to: to, socket: socket, lane: lane, class: class})
 	return true
-}
-
-// ecnMode is RFC 6040's mode for encapsulation towards the peer.
-func (p *peer) ecnMode(s *session) ecn.Mode {
-	switch o := p.device.options.ECN; {
-	case o == ECNOn, o == ECNAuto && s.normalECN.Load():
-		return ecn.Normal
-	}
-	return ecn.Compatibility
 }
 
 // chooseLane gives the flow's lane and its socket: lane 0 where the peer or the

@@ -10,6 +10,7 @@ import (
 
 	"kiloport/cmd/kiloport/quick"
 	"kiloport/tunnel"
+	"kiloport/tunnel/ecn"
 )
 
 // option is one thing that a person may choose: as a flag, or as a key in the
@@ -65,14 +66,26 @@ var options = []option{
 		get:  func(o *tunnel.Options) string { return o.Spread.String() },
 	},
 	{
-		flag: "dscp", key: "DSCP", value: "inherit|zero|0..63",
-		help: "the outer DSCP: that of the inner packet, 0, or a fixed one",
+		flag: "dscp", key: "DSCP", value: "inherit|zero|DSCP|MAP",
+		help: "the outer DSCP: that of the inner packet, 0, a fixed one (0 to 63, or a name such as EF), or a map such as AF41=CS1,EF=0,*=inherit",
 		set:  func(o *tunnel.Options, v string) error { return o.DSCP.Set(v) },
 		get:  func(o *tunnel.Options) string { return o.DSCP.String() },
 	},
 	{
+		flag: "dscp-decap", key: "DSCPDecap", value: "pipe|uniform",
+		help: "what becomes of the outer DSCP at this end: nothing, or it is copied inside (RFC 2983)",
+		set:  func(o *tunnel.Options, v string) (err error) { o.DSCPDecap, err = ecn.ParseModel(v); return err },
+		get:  func(o *tunnel.Options) string { return o.DSCPDecap.String() },
+	},
+	{
+		flag: "control-dscp", key: "ControlDSCP", value: "DSCP",
+		help: "the outer DSCP of handshakes and control messages",
+		set:  func(o *tunnel.Options, v string) (err error) { o.ControlDSCP, err = ecn.ParseCodepoint(v); return err },
+		get:  func(o *tunnel.Options) string { return ecn.NameDSCP(o.ControlDSCP) },
+	},
+	{
 		flag: "ecn", key: "ECN", value: "auto|on|off",
-		help: "carry ECN outside: if the peer is able, always, or never",
+		help: "carry ECN outside: if peer and path are able, always, or never",
 		set:  func(o *tunnel.Options, v string) (err error) { o.ECN, err = tunnel.ParseECN(v); return err },
 		get:  func(o *tunnel.Options) string { return o.ECN.String() },
 	},

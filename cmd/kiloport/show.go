@@ -109,7 +109,7 @@ func writeStatus(w io.Writer, s *tunnel.Status, now time.Time) {
 		field("link", "down")
 	}
 	field("spread", "%s, %d of %d ports open%s", s.Spread, s.Pool.Open, s.Pool.Limit, fewer(s.Pool))
-	field("ecn, dscp", "%s, %s", s.ECN, s.DSCP)
+	field("ecn, dscp", "%s, %s (%s), control messages %s", s.ECN, s.DSCP, s.DSCPDecap, s.ControlDSCP)
 	if s.Queue.Packets > 0 || s.Queue.Marked > 0 {
 		field("queue", "%d packets, %d bytes, %d marked in all", s.Queue.Packets, s.Queue.Bytes, s.Queue.Marked)
 	}
@@ -146,11 +146,20 @@ func writePeer(w io.Writer, p *tunnel.PeerStatus, now time.Time) {
 	field("mode", "%s", mode)
 	l := p.Lanes
 	field("lanes", "%d in use for %d flows, %d shared, %d dead, %d agreed; %d received", l.InUse, l.Flows, l.Shared, l.Dead, l.Agreed, l.Received)
-	field("ecn", "%s", p.ECN)
-	field("sent", "%d packets, %d bytes", p.Sent.Packets, p.Sent.Bytes)
-	field("received", "%d packets, %d bytes, %d with ce", p.Received.Packets, p.Received.Bytes, p.Received.CE)
+	writePath(field, p, now)
+	field("sent", "%s", traffic(&p.Sent))
+	field("received", "%s", traffic(&p.Received))
 	writeCounts(field, "dropped", p.Drops)
 	writeCounts(field, "ecn anomalies (inner/outer)", p.Anomalies)
+}
+
+// traffic is the counts in words; with none of the marks it leaves them out.
+func traffic(t *tunnel.TrafficStatus) string {
+	s := fmt.Sprintf("%d packets, %d bytes", t.Packets, t.Bytes)
+	if t.ECT0+t.ECT1+t.CE > 0 {
+		s += fmt.Sprintf(", %d with ECT(0), %d with ECT(1), %d with CE", t.ECT0, t.ECT1, t.CE)
+	}
+	return s
 }
 
 // writeCounts writes counters by name, the greatest first.

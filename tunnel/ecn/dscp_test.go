@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"pgregory.net/rapid"
+
 	"kiloport/tunnel/ecn"
 )
 
@@ -87,16 +89,135 @@ func TestDSCPRoundTrip(t *testing.T) {
 }
 
 func TestDSCPOuter(t *testing.T) {
+	inherit, fixed := ecn.DSCPPolicy{}, ecn.FixedDSCP(46)
 	for inner := range 256 {
-		if got := (ecn.DSCPPolicy{}).Outer(uint8(inner)); int(got) != inner%64 {
+		if got := inherit.Outer(uint8(inner)); int(got) != inner%64 {
 			t.Errorf("inherit: %d gets %d", inner, got)
 		}
-		if got := ecn.FixedDSCP(46).Outer(uint8(inner)); got != 46 {
+		if got := fixed.Outer(uint8(inner)); got != 46 {
 			t.Errorf("46: %d gets %d", inner, got)
 		}
 	}
 	if ecn.FixedDSCP(64+5) != ecn.FixedDSCP(5) {
 		t.Error("FixedDSCP keeps bits above the DSCP")
+	}
+	if !inherit.Inherits() || fixed.Inherits() {
+		t.Error("Inherits")
+	}
+}
+
+// maps are what people write, with the outer DSCP of some inner ones, and what
+// String makes of it.
+var maps = []struct {
+	in, canonical string
+	outer         map[uint8]uint8
+}{
+	{"AF41=CS1,EF=0", "AF41=CS1,EF=CS0", map[uint8]uint8{34: 8, 46: 0, 0: 0, 10: 10, 63: 63}},
+	{" af41 = cs1 , ef = le ", "AF41=CS1,EF=LE", map[uint8]uint8{34: 8, 46: 1, 8: 8}},
+	{"*=0,EF=EF,46x", "", nil},
+	{"*=0,EF=EF", "*=CS0,EF=inherit", map[uint8]uint8{46: 46, 0: 0, 10: 0, 63: 0}},
+	{"EF=inherit,*=zero", "*=CS0,EF=inherit", map[uint8]uint8{46: 46, 10: 0}},
+	{"*=inherit,7=9", "7=9", map[uint8]uint8{7: 9, 9: 9}},
+	{"*=46", "46", map[uint8]uint8{7: 46}},
+	{"*=CS0", "zero", map[uint8]uint8{7: 0}},
+	{"EF=EF", "inherit", map[uint8]uint8{46: 46}},
+}
+
+func TestDSCPMap(t *testing.T) {
+	for _, m := range maps {
+		p, err := ecn.ParseDSCP(m.in)
+		if m.outer == nil {
+			if err == nil {
+				t.Errorf("%q: parsed as %v", m.in, p)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%q: %v", m.in, err)
+			continue
+		}
+		for inner, want := range m.outer {
+			if got := p.Outer(inner); got != want {
+				t.Errorf("%q: %d gets %d, want %d", m.in, inner, got, want)
+			}
+		}
+		if got := p.String(); got != m.canonical {
+			t.Errorf("%q is written %q, want %q", m.in, got, m.canonical)
+		}
+		if again, err := ecn.ParseDSCP(p.String()); err != nil || again != p {
+			t.Errorf("%q read back: %v, %v", p, again, err)
+		}
+	}
+}
+
+func TestDSCPMapRefuses(t *testing.T) {
+	for in, want := range map[string]string{
+		"AF41=": `""`, "=CS1": `""`, "AF41=CS1,": "no pair", "AF41=CS1,,": "no pair", "AF41": "", "AF41=64": "64",
+		"EF=1,EF=2": "twice", "EF=1,46=2": "same", "*=1,*=2": "twice", "AF41=CS1=CS2": "CS1=CS2", "inherit=0": "inherit", "*=EF=1": "EF",
+	} {
+		if p, err := ecn.ParseDSCP(in); err == nil && in != "AF41" {
+			t.Errorf("%q: parsed as %v", in, p)
+		} else if err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: error %q does not say %s", in, err, want)
+		}
+	}
+}
+
+// Any map at all is written so that it reads back the same.
+func TestAnyDSCPMapRoundTrips(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		pairs := rapid.MapOf(rapid.IntRange(0, 63), rapid.IntRange(0, 63)).Draw(t, "map")
+		var text []string
+		if rapid.Bool().Draw(t, "others") {
+			text = append(text, "*="+strconv.Itoa(rapid.IntRange(0, 63).Draw(t, "other")))
+		}
+		for inner, outer := range pairs {
+			text = append(text, strconv.Itoa(inner)+"="+strconv.Itoa(outer))
+		}
+		if len(text) == 0 {
+			return
+		}
+		p, err := ecn.ParseDSCP(strings.Join(text, ","))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for inner, outer := range pairs {
+			if got := p.Outer(uint8(inner)); int(got) != outer {
+				t.Fatalf("%d gets %d, want %d", inner, got, outer)
+			}
+		}
+		if again, err := ecn.ParseDSCP(p.String()); err != nil || again != p {
+			t.Fatalf("%q read back: %v, %v", p, again, err)
+		}
+	})
+}
+
+func FuzzParseDSCP(f *testing.F) {
+	for _, m := range maps {
+		f.Add(m.in)
+	}
+	f.Add("inherit")
+	f.Fuzz(func(t *testing.T, s string) {
+		p, err := ecn.ParseDSCP(s)
+		if err != nil {
+			return
+		}
+		if again, err := ecn.ParseDSCP(p.String()); err != nil || again != p {
+			t.Fatalf("%q is %q, read back: %v, %v", s, p, again, err)
+		}
+	})
+}
+
+func TestNameDSCP(t *testing.T) {
+	for v := range uint8(64) {
+		if got, err := ecn.ParseCodepoint(ecn.NameDSCP(v)); err != nil || got != v {
+			t.Errorf("%d is called %s, which is %d, %v", v, ecn.NameDSCP(v), got, err)
+		}
+	}
+	for v, want := range map[uint8]string{0: "CS0", 46: "EF", 34: "AF41", 1: "LE", 2: "2", 63: "63"} {
+		if got := ecn.NameDSCP(v); got != want {
+			t.Errorf("%d is called %s, want %s", v, got, want)
+		}
 	}
 }
 

@@ -55,7 +55,18 @@ func Set(packet []byte, cp Codepoint) (ok bool) {
 		return false
 	}
 	was := class(packet, v)
-	set(packet, v, was, cp)
+	set(packet, v, was, was&^mask|uint8(cp&mask))
+	return true
+}
+
+// SetClass changes the whole traffic class, DSCP and ECN field, as [Set] does
+// the latter.
+func SetClass(packet []byte, now uint8) (ok bool) {
+	v := version(packet)
+	if v == 0 {
+		return false
+	}
+	set(packet, v, class(packet, v), now)
 	return true
 }
 
@@ -72,17 +83,18 @@ func MarkCE(packet []byte) bool {
 	if Codepoint(was&mask) == NotECT {
 		return false
 	}
-	set(packet, v, was, CE)
+	set(packet, v, was, was|mask)
 	return true
 }
 
-// set replaces the ECN field of the traffic class that was there.
-func set(packet []byte, version, was uint8, cp Codepoint) {
-	changed := was&mask ^ uint8(cp&mask)
+// set replaces the traffic class that was there.
+func set(packet []byte, version, was, now uint8) {
+	changed := was ^ now
 	if changed == 0 {
 		return
 	}
 	if version == 6 {
+		packet[0] ^= changed >> 4
 		packet[1] ^= changed << 4
 		return
 	}

@@ -142,6 +142,24 @@ func TestWrongChecksumStaysWrong(t *testing.T) {
 	})
 }
 
+// Set and SetClass are the same but for the DSCP.
+func TestSetClass(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := anyPacket(t)
+		now := rapid.Byte().Draw(t, "class")
+		want := bytes.Clone(p)
+		if want[0]>>4 == 4 {
+			want[1] = now
+			binary.BigEndian.PutUint16(want[10:], checksum(want[:int(want[0]&15)*4]))
+		} else {
+			binary.BigEndian.PutUint32(want, binary.BigEndian.Uint32(want)&^(0xff<<20)|uint32(now)<<20)
+		}
+		if !ecn.SetClass(p, now) || !bytes.Equal(p, want) {
+			t.Fatalf("class %#x:\ngot  %x\nwant %x", now, p, want)
+		}
+	})
+}
+
 // A field that has its value already leaves the packet as it is, even where an
 // update would write the checksum 0xffff, which is wrong, as 0, which is right.
 func TestSetToTheSame(t *testing.T) {
@@ -226,6 +244,9 @@ func TestNotIP(t *testing.T) {
 			if ecn.Set(p, cp) {
 				t.Errorf("%s: Set to %v", name, cp)
 			}
+			if ecn.SetClass(p, uint8(cp)|0x88) {
+				t.Errorf("%s: class set", name)
+			}
 		}
 		if ecn.MarkCE(p) {
 			t.Errorf("%s: marked", name)
@@ -283,7 +304,7 @@ func TestNoAllocations(t *testing.T) {
 		for _, p := range [][]byte{p4, p6} {
 			cp, dscp, _ := ecn.Of(p)
 			sink += ecn.TrafficClass(policy.Outer(dscp), ecn.Encapsulate(ecn.Normal, cp))
-			ecn.Set(p, ecn.Decapsulate(cp, ecn.CE).Inner)
+			ecn.SetClass(p, ecn.Uniform.Inner(dscp, 0x88, ecn.Decapsulate(cp, ecn.CE).Inner))
 			ecn.Set(p, ecn.ECT0)
 			ecn.MarkCE(p)
 		}
