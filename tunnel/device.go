@@ -125,18 +125,6 @@ func New(c Config) (*Device, error) {
 	return d, nil
 }
 
-// flagsOffered are the flags of counters that peers may use: packets whose
-// checksum was not computed need a host that finishes it.
-func (d *Device) flagsOffered() (flags uint64) {
-	if d.options.Cipher.aes() {
-		flags |= noise.CounterAES
-	}
-	if false && d.tun.Capabilities().Offloads.Has(tun.OffloadChecksum) {
-		flags |= noise.CounterVouched
-	}
-	return flags
-}
-
 func (d *Device) defaults() {
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)

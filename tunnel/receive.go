@@ -25,9 +25,8 @@ const (
 type receiver struct {
 	device   *Device
 	worker   int
-	tun      tun.Queue
+	out      *tun.Coalescer
 	messages []portpool.Message
-	write    [][]byte
 	touched  []touchedPeer
 	batch    uint64
 	now      int64
@@ -42,9 +41,13 @@ type touchedPeer struct {
 }
 
 func newReceiver(d *Device, worker int) *receiver {
+	offloads := d.tun.Capabilities().Offloads
+	if d.options.GRO == portpool.Off {
+		offloads &= tun.OffloadChecksum
+	}
 	r := &receiver{
-		device: d, worker: worker, tun: d.tun.Queues()[worker],
-		messages: make([]portpool.Message, receiveBatch), write: make([][]byte, 0, receiveBatch),
+		device: d, worker: worker, out: tun.NewCoalescer(d.tun.Queues()[worker], offloads),
+		messages: make([]portpool.Message, receiveBatch),
 	}
 	slab := make([]byte, receiveBatch*maxDatagram)
 	for i := range r.messages {
@@ -86,14 +89,10 @@ func (r *receiver) receive(messages []portpool.Message) {
 	for i := range messages {
 		r.message(&messages[i])
 	}
-	for _, packet := range r.write {
-		if err := r.tun.Write(tun.Header{}, packet, nil); err != nil {
-			r.device.drops.add(dropTUN)
-			r.device.limited.warn("the tun device refused packets", "error", err)
-		}
+	if refused, err := r.out.Flush(); err != nil {
+		r.device.drops[dropTUN].Add(uint64(refused))
+		r.device.limited.warn("the tun device refused packets", "error", err)
 	}
-	clear(r.write)
-	r.write = r.write[:0]
 	for i := range r.touched {
 		t := &r.touched[i]
 		t.peer.received(r.now, t.session, t.data, t.inner)
@@ -205,7 +204,7 @@ func (r *receiver) deliver(m *portpool.Message, p *peer, datagram []byte, size i
 	}
 	// The transport header stood before the payload; the device may write
 	// its own there.
-	r.write = append(r.write, datagram[headerSize-tun.Headroom:headerSize+length])
+	r.out.Add(datagram[headerSize-tun.Headroom:headerSize+length], vouched)
 }
 
 // innerLength gives the length that an IP header claims, if it is believable:

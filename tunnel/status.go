@@ -29,6 +29,7 @@ type Status struct {
 	Peers       []PeerStatus      `json:"peers"`
 	Drops       map[string]uint64 `json:"drops,omitempty"` // of no peer, by reason
 	Queue       QueueStatus       `json:"queue"`
+	Offloads    OffloadStatus     `json:"offloads"`
 	SendErrors  map[string]uint64 `json:"send_errors,omitempty"` // by errno, of all sockets
 	Cookies     uint64            `json:"cookies_sent,omitempty"`
 }
@@ -65,6 +66,7 @@ type PeerStatus struct {
 	PathTo        *PathStatus       `json:"path_to,omitempty"`              // as our tests found it
 	PathFrom      *PathStatus       `json:"path_from,omitempty"`            // as the peer says that its tests found it
 	MarksIgnored  bool              `json:"marks_ignored,omitempty"`        // the path from the peer marks even what is not ECN-capable
+	Cipher        string            `json:"cipher,omitempty"`               // that seals packets to the peer
 	Lanes         LaneStatus        `json:"lanes"`
 	Sent          TrafficStatus     `json:"sent"`
 	Received      TrafficStatus     `json:"received"`
@@ -136,6 +138,7 @@ func (d *Device) Status() Status {
 		Peers:      make([]PeerStatus, 0, len(d.order)),
 		Drops:      d.drops.byName(),
 		Queue:      d.queueStatus(),
+		Offloads:   d.offloadStatus(),
 		SendErrors: sendErrors(d.shared),
 		Cookies:    d.cookiesSent.Load(),
 	}
@@ -187,6 +190,7 @@ func (p *peer) status() PeerStatus {
 		s.LastHandshake = &completed
 	}
 	if session := p.sending.Load(); session != nil {
+		s.Cipher = session.cipher()
 		s.Lanes.Agreed = int(session.limit.Load())
 		s.Lanes.Received = int(session.rxLanes.Load())
 	}

@@ -110,6 +110,11 @@ func writeStatus(w io.Writer, s *tunnel.Status, now time.Time) {
 	}
 	field("spread", "%s, %d of %d ports open%s", s.Spread, s.Pool.Open, s.Pool.Limit, fewer(s.Pool))
 	field("ecn, dscp", "%s, %s (%s), control messages %s", s.ECN, s.DSCP, s.DSCPDecap, s.ControlDSCP)
+	o := s.Offloads
+	field("offloads", "%d workers, tun %s, gso %s, gro %s", o.Workers, o.TUN, onOff(o.GSO), onOff(o.GRO))
+	for _, m := range o.Missing {
+		field("not used", "%s", m)
+	}
 	if s.Queue.Packets > 0 || s.Queue.Marked > 0 {
 		field("queue", "%d packets, %d bytes, %d marked in all", s.Queue.Packets, s.Queue.Bytes, s.Queue.Marked)
 	}
@@ -119,6 +124,13 @@ func writeStatus(w io.Writer, s *tunnel.Status, now time.Time) {
 		fmt.Fprintln(w)
 		writePeer(w, &s.Peers[i], now)
 	}
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
 }
 
 func fewer(p tunnel.PoolStatus) string {
@@ -146,6 +158,9 @@ func writePeer(w io.Writer, p *tunnel.PeerStatus, now time.Time) {
 	field("mode", "%s", mode)
 	l := p.Lanes
 	field("lanes", "%d in use for %d flows, %d shared, %d dead, %d agreed; %d received", l.InUse, l.Flows, l.Shared, l.Dead, l.Agreed, l.Received)
+	if p.Cipher != "" {
+		field("cipher", "%s", p.Cipher)
+	}
 	writePath(field, p, now)
 	field("sent", "%s", traffic(&p.Sent))
 	field("received", "%s", traffic(&p.Received))
