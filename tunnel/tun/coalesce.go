@@ -7,6 +7,8 @@ const (
 	maxHeldPart = 1024 // payloads that were added to them
 	flowSlots   = 256  // a power of two
 	flowProbes  = 4
+
+	maxDatagrams = 64 // in a super-packet of UDP
 )
 
 // Coalescer joins packets from the wire to super-packets and writes them to a
@@ -149,7 +151,7 @@ func (c *Coalescer) find(p *held) (slot uint32, newest *held) {
 // may be joined to h either, for it would overtake p.
 func (c *Coalescer) join(h, p *held) bool {
 	joins := h.open && p.size > 0 && p.size <= h.size &&
-		h.headers == p.headers && h.length+p.size <= MaxPacket && h.parts < MaxPieces &&
+		h.headers == p.headers && h.length+p.size <= MaxPacket && h.parts < h.maxParts() &&
 		h.follows(p) && sameHeaders(h.packet(), p.packet(), &h.layout) &&
 		h.checkSound() && p.checkSound()
 	if !joins {
@@ -176,6 +178,15 @@ func (c *Coalescer) join(h, p *held) bool {
 		h.packet()[h.ip+tcpFlags] |= packet[h.ip+tcpFlags] & flagPSH
 	}
 	return true
+}
+
+// maxParts is how many payloads the kernel takes beside the first. Of UDP it
+// refuses more than 128 datagrams (UDP_MAX_SEGMENTS, 64 before Linux 6.9).
+func (h *held) maxParts() uint16 {
+	if h.protocol == protocolUDP {
+		return maxDatagrams - 1
+	}
+	return MaxPieces
 }
 
 func (h *held) packet() []byte { return h.buf[Headroom:] }
