@@ -35,7 +35,8 @@ const (
 // Files is how the init inside gets at the host's files. Its methods are called
 // in this order, once each but for Share.
 type Files interface {
-	// Prepare does what has to come first. [Stage] is not there yet.
+	// Prepare does what has to come first, on the thread that later starts the
+	// command. [Stage] is not there yet.
 	Prepare() error
 	// Job mounts the job's folder, in which it can write, on target.
 	Job(target string) error
