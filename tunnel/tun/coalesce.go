@@ -8,7 +8,7 @@ const (
 	flowSlots   = 256  // a power of two
 	flowProbes  = 4
 
-	maxDatagrams = 64 // in a super-packet of UDP
+	maxDatagrams = 128 // in a super-packet of UDP
 )
 
 // Coalescer joins packets from the wire to super-packets and writes them to a
@@ -181,7 +181,7 @@ func (c *Coalescer) join(h, p *held) bool {
 }
 
 // maxParts is how many payloads the kernel takes beside the first. Of UDP it
-// refuses more than 128 datagrams (UDP_MAX_SEGMENTS, 64 before Linux 6.9).
+// refuses more than 128 datagrams (UDP_MAX_SEGMENTS).
 func (h *held) maxParts() uint16 {
 	if h.protocol == protocolUDP {
 		return maxDatagrams - 1
