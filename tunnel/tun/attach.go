@@ -123,6 +123,15 @@ func (a *attacher) complete() {
 		}
 	}
 	a.setOffloads()
+	if a.want.GSOMaxSize > 0 {
+		err := a.refused(unix.RTM_NEWLINK, a.want.GSOMaxSize)
+		if err == nil {
+			err = limitGSO(a.fds[0], a.want.GSOMaxSize)
+		}
+		if err != nil {
+			a.lose("gso size", "set it to %d: %v", a.want.GSOMaxSize, err)
+		}
+	}
 }
 
 var errElsewhere = errors.New("the link is in another network namespace")

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -38,6 +39,9 @@ func TestCapabilities(t *testing.T) {
 			{"a kernel without uso", "", Options{Queues: 3, Offloads: OffloadAll, refuse: refusing(unix.TUNSETOFFLOAD, unix.TUN_F_USO4)}, 3, OffloadChecksum | OffloadTSO, "uso"},
 			{"a kernel without offloads", "", Options{Queues: 3, Offloads: OffloadAll, refuse: refusing(unix.TUNSETOFFLOAD, unix.TUN_F_CSUM)}, 3, 0, "uso, checksum tso"},
 			{"a driver from before everything", "", Options{Queues: 3, Offloads: OffloadAll, refuse: refusing(unix.TUNGETFEATURES, 0)}, 1, 0, "queues, checksum tso uso"},
+			{"a limit", "", Options{Offloads: OffloadAll, GSOMaxSize: 60000}, 1, OffloadAll, ""},
+			{"a kernel without limits", "", Options{Offloads: OffloadAll, GSOMaxSize: 60000, refuse: refusing(unix.RTM_NEWLINK, 0)}, 1, OffloadAll, "gso size"},
+			{"a limit that cannot be", "", Options{Offloads: OffloadAll, GSOMaxSize: 1 << 30}, 1, OffloadAll, "gso size"},
 			{"a driver that cannot attach again", "", Options{Queues: 3, Offloads: OffloadAll, refuse: refusing(unix.TUNSETIFF, unix.IFF_MULTI_QUEUE)}, 1, OffloadAll, "queues"},
 		} {
 			name := c.name
@@ -55,6 +59,12 @@ func TestCapabilities(t *testing.T) {
 			}
 			if got.Queues != c.queues || len(d.Queues()) != c.queues || got.Offloads != c.offloads || strings.Join(lost, ", ") != c.lost {
 				t.Errorf("%s: %d queues, %v, lost %v; want %d, %v, %s", c.what, got.Queues, got.Offloads, got.Lost, c.queues, c.offloads, c.lost)
+			}
+			if link, err := netlink.LinkByName(d.Name()); err != nil {
+				t.Error(err)
+			} else if size := int(link.Attrs().GSOMaxSize); size != 65536 && size != c.options.GSOMaxSize ||
+				size == 65536 && c.options.GSOMaxSize > 0 && c.lost == "" {
+				t.Errorf("%s: super-packets of %d", c.what, size)
 			}
 			d.Close()
 		}

@@ -2,8 +2,12 @@ package tun_test
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"slices"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"kiloport/tunnel/tun"
 	"kiloport/tunnel/tun/tuntest"
@@ -63,5 +67,96 @@ func BenchmarkCoalescer(b *testing.B) {
 				}
 			})
 		}
+	}
+}
+
+// queueForBenchmark is one of a device with all offloads, in a namespace.
+func queueForBenchmark(b *testing.B) tun.Queue {
+	tuntest.Namespace(b)
+	d, err := tun.Create("bench%d", tun.Options{Offloads: tun.OffloadAll})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { d.Close() })
+	tuntest.IP(b, "addr add 10.96.0.1/24 dev "+d.Name())
+	tuntest.IP(b, "link set up dev "+d.Name())
+	return d.Queues()[0]
+}
+
+// A packet or a super-packet of some segments for each operation, in one piece
+// or with its payloads where they were received. The host has no use for them.
+func BenchmarkWrite(b *testing.B) {
+	const size = 1368
+	nowhere := netip.MustParseAddrPort("10.96.0.9:9")
+	for _, segments := range []int{1, 11, 47} {
+		in := tuntest.Inner{From: outside, To: nowhere, Options: timestamps, Payload: noise(segments * size)}
+		h, p := in.Super(size)
+		if segments == 1 {
+			h.GSO, h.SegmentSize = tun.GSONone, 0
+		}
+		whole := room(p)
+		first := whole[:tun.Headroom+52+size]
+		var more [][]byte
+		for i := 1; i < segments; i++ {
+			more = append(more, slices.Clone(whole[len(first)+(i-1)*size:][:size]))
+		}
+		b.Run(fmt.Sprintf("%d segments, one piece", segments), func(b *testing.B) { benchmarkWrite(b, h, whole, nil) })
+		b.Run(fmt.Sprintf("%d segments, gathered", segments), func(b *testing.B) { benchmarkWrite(b, h, first, more) })
+	}
+}
+
+func benchmarkWrite(b *testing.B, h tun.Header, buf []byte, more [][]byte) {
+	q := queueForBenchmark(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := q.Write(h, buf, more); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// A datagram, or a super-packet of some, for each operation.
+func BenchmarkRead(b *testing.B) {
+	for _, segments := range []int{1, 11, 45} {
+		b.Run(fmt.Sprintf("%d segments", segments), func(b *testing.B) {
+			q := queueForBenchmark(b)
+			d := net.Dialer{Control: control(unix.SOL_UDP, unix.UDP_SEGMENT, 1392)}
+			conn, err := d.Dial("udp4", outside.String())
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer conn.Close()
+			conn.(*net.UDPConn).SetWriteBuffer(64 << 20)
+			payload, buf := noise(segments*1392), make([]byte, tun.Headroom+tun.MaxPacket)
+			b.ReportAllocs()
+			b.ResetTimer()
+			for done := 0; done < b.N; done += 64 {
+				b.StopTimer()
+				for range 64 {
+					if _, err := conn.Write(payload); err != nil {
+						b.Fatal(err)
+					}
+				}
+				b.StartTimer()
+				for range 64 {
+					if _, _, err := q.TryRead(buf); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+		})
+	}
+}
+
+// A read that finds nothing.
+func BenchmarkReadNothing(b *testing.B) {
+	q, buf := queueForBenchmark(b), make([]byte, tun.Headroom+tun.MaxPacket)
+	for {
+		if _, n, _ := q.TryRead(buf); n == 0 {
+			break
+		}
+	}
+	for b.Loop() {
+		q.TryRead(buf)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"os"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"kiloport/tunnel/tun"
 	"kiloport/tunnel/tun/tuntest"
 )
@@ -16,9 +18,12 @@ import (
 // host is the other end of a device: a kernel's socket, or a fake's calls.
 type host struct {
 	tun.Device
-	setUp    func()
-	inject   func(payload []byte)
-	received func() []byte // the payload of the next UDP datagram
+	setUp  func()
+	inject func(payload []byte)
+
+	// injectSuper sends datagrams of a size by one call.
+	injectSuper func(payload []byte, size int)
+	received    func() []byte // the payload of the next UDP datagram
 }
 
 var (
@@ -26,9 +31,9 @@ var (
 	outside = netip.MustParseAddrPort("10.96.0.2:5000")
 )
 
-func realHost(t *testing.T) host {
+func realHost(t *testing.T, o tun.Options) host {
 	tuntest.Namespace(t)
-	d := open(t, "same%d", tun.Options{})
+	d := open(t, "same%d", o)
 	var conn *net.UDPConn
 	return host{
 		Device: d,
@@ -46,6 +51,17 @@ func realHost(t *testing.T) host {
 			t.Cleanup(func() { conn.Close() })
 		},
 		inject: func(payload []byte) { conn.Write(payload) },
+		injectSuper: func(payload []byte, size int) {
+			raw, err := conn.SyscallConn()
+			if err != nil {
+				t.Fatal(err)
+			}
+			raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT, size) })
+			if _, e := conn.Write(payload); err != nil || e != nil {
+				t.Fatal(err, e)
+			}
+			raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT, 0) })
+		},
 		received: func() []byte {
 			b := make([]byte, 2000)
 			n, err := conn.Read(b)
@@ -57,35 +73,53 @@ func realHost(t *testing.T) host {
 	}
 }
 
-func fakeHost(*testing.T) host {
-	f := tuntest.New("same0", tun.DefaultMTU)
+func fakeHost(_ *testing.T, o tun.Options) host {
+	o.MTU = tun.DefaultMTU
+	f := tuntest.NewWith("same0", o)
 	return host{
-		Device:   f,
-		setUp:    func() { f.SetUp(true) },
-		inject:   func(payload []byte) { f.Inject(udp4(inside, outside, string(payload))) },
+		Device: f,
+		setUp:  func() { f.SetUp(true) },
+		inject: func(payload []byte) {
+			f.InjectTo(0, partial(o), udp4(inside, outside, string(payload)))
+		},
+		injectSuper: func(payload []byte, size int) {
+			h, p := tuntest.Inner{From: inside, To: outside, UDP: true, Payload: payload}.Super(size)
+			f.InjectTo(0, h, p)
+		},
 		received: func() []byte { return (<-f.Received())[28:] },
 	}
+}
+
+// partial is the header of a datagram that a host sends: it leaves the checksum
+// to whom it can.
+func partial(o tun.Options) tun.Header {
+	if o.Offloads == 0 {
+		return tun.Header{}
+	}
+	return tun.Header{Flags: tun.NeedsChecksum, ChecksumStart: 20, ChecksumOffset: 6}
 }
 
 // What holds for a real device holds for the fake, so that tests with the fake
 // say something about the real one.
 func TestContract(t *testing.T) {
-	for name, make := range map[string]func(*testing.T) host{"real": realHost, "fake": fakeHost} {
-		t.Run(name, func(t *testing.T) {
-			h := make(t)
-			contract(t, h)
-		})
+	for name, make := range map[string]func(*testing.T, tun.Options) host{"real": realHost, "fake": fakeHost} {
+		for _, o := range []tun.Options{{}, {Offloads: tun.OffloadAll}} {
+			t.Run(fmt.Sprint(name, ", offloads ", o.Offloads), func(t *testing.T) {
+				h := make(t, o)
+				contract(t, h, o)
+			})
+		}
 	}
 }
 
 // room puts a packet behind the headroom.
 func room(packet []byte) []byte { return append(make([]byte, tun.Headroom), packet...) }
 
-func contract(t *testing.T, h host) {
+func contract(t *testing.T, h host, o tun.Options) {
 	want(t, h, tun.Down)
 	packet := udp4(outside, inside, "hello")
-	if n := h.Capabilities().Queues; n != 1 || len(h.Queues()) != n {
-		t.Fatalf("%d queues, %d are said", len(h.Queues()), n)
+	if c := h.Capabilities(); c.Queues != 1 || len(h.Queues()) != 1 || c.Offloads != o.Offloads {
+		t.Fatalf("%d queues, said is %+v", len(h.Queues()), c)
 	}
 	q := h.Queues()[0]
 	if err := q.Write(tun.Header{}, room(packet), nil); !errors.Is(err, tun.ErrLinkDown) {
@@ -111,7 +145,7 @@ func contract(t *testing.T, h host) {
 			read = q.TryRead
 		}
 		header, n, err := read(buf)
-		if n == 0 || err != nil || header != (tun.Header{}) {
+		if n == 0 || err != nil || header != partial(o) {
 			t.Fatalf("read: %d, %v, %v", n, err, header)
 		}
 		if got, want := buf[tun.Headroom:][:n], fmt.Append(nil, "number ", i); !bytes.HasSuffix(got, want) {
@@ -150,6 +184,8 @@ func contract(t *testing.T, h host) {
 		}
 	}
 
+	superPackets(t, h, o, buf)
+
 	// Closed, with a packet that nobody read.
 	h.inject([]byte("too late"))
 	if err := h.Close(); err != nil {
@@ -172,9 +208,60 @@ func contract(t *testing.T, h host) {
 	}
 }
 
+// superPackets come and go where there are offloads.
+func superPackets(t *testing.T, h host, o tun.Options, buf []byte) {
+	q := h.Queues()[0]
+	payload := noise(1000)
+	h.injectSuper(payload, 300)
+	for i := 0; i < len(payload); i += 300 {
+		header, n, err := q.TryRead(buf)
+		if err != nil || n == 0 {
+			t.Fatal("a super-packet: ", n, err)
+		}
+		if o.Offloads == 0 {
+			if want := payload[i:min(i+300, 1000)]; !bytes.Equal(buf[tun.Headroom:][28:n], want) || header != (tun.Header{}) {
+				t.Errorf("packet %d: other bytes, or header %v", i, header)
+			}
+			continue
+		}
+		want := tun.Header{Flags: tun.NeedsChecksum, GSO: tun.GSOUDP, HeaderLen: header.HeaderLen, SegmentSize: 300, ChecksumStart: 20, ChecksumOffset: 6}
+		if header != want || !bytes.Equal(buf[tun.Headroom:][28:n], payload) {
+			t.Errorf("header %v, want %v, or other bytes", header, want)
+		}
+		break
+	}
+
+	header, packet := tuntest.Inner{From: outside, To: inside, UDP: true, Payload: payload}.Super(300)
+	err := q.Write(header, room(packet), nil)
+	if o.Offloads == 0 {
+		if !errors.Is(err, tun.ErrOffload) {
+			t.Errorf("a super-packet without offloads: %v", err)
+		}
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(payload); i += 300 {
+		if got := h.received(); !bytes.Equal(got, payload[i:min(i+300, 1000)]) {
+			t.Errorf("datagram %d: other bytes", i)
+		}
+	}
+	for what, wrong := range map[string]func(*tun.Header){
+		"kind": func(h *tun.Header) { h.GSO = 9 }, "no size": func(h *tun.Header) { h.SegmentSize = 0 },
+		"checksum": func(h *tun.Header) { h.ChecksumStart = 5000 }, "checksum field": func(h *tun.Header) { h.ChecksumOffset = 16 },
+	} {
+		bad := header
+		wrong(&bad)
+		if err := q.Write(bad, room(packet), nil); !errors.Is(err, tun.ErrMalformed) {
+			t.Errorf("wrong %s: %v", what, err)
+		}
+	}
+}
+
 // Neither packets nor floods of bad ones make garbage.
 func TestRefusedPacketsAllocateNothing(t *testing.T) {
-	h := realHost(t)
+	h := realHost(t, tun.Options{Offloads: tun.OffloadAll})
 	q, buf := h.Queues()[0], make([]byte, 2000)
 	all := [][]byte{room([]byte{0x99, 1}), room(udp4(outside, inside, "x")), nil}
 	use := func() {
@@ -198,7 +285,7 @@ func TestRefusedPacketsAllocateNothing(t *testing.T) {
 
 // A read that has to wait, too.
 func TestReadAllocatesNothing(t *testing.T) {
-	h := realHost(t)
+	h := realHost(t, tun.Options{Offloads: tun.OffloadAll})
 	h.setUp()
 	sender := make(chan struct{})
 	defer close(sender)

@@ -159,15 +159,10 @@ func (s *linkSocket) setMTU(mtu int) error {
 
 // ask requests the link's state: receive then gives it.
 func (s *linkSocket) ask() error {
-	var request [unix.SizeofNlMsghdr + unix.SizeofIfInfomsg]byte
-	order := binary.NativeEndian
-	order.PutUint32(request[0:], uint32(len(request)))
-	order.PutUint16(request[4:], unix.RTM_GETLINK)
-	order.PutUint16(request[6:], unix.NLM_F_REQUEST)
-	order.PutUint32(request[unix.SizeofNlMsghdr+4:], uint32(s.index))
+	request := linkRequest(unix.RTM_GETLINK, unix.NLM_F_REQUEST, s.index)
 	var sendErr error
 	err := s.raw.Write(func(fd uintptr) bool {
-		sendErr = unix.Sendto(int(fd), request[:], 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+		sendErr = unix.Sendto(int(fd), request, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 		return sendErr != unix.EAGAIN
 	})
 	return errors.Join(err, sendErr)

@@ -60,7 +60,7 @@ type Capabilities struct {
 
 // Lost is something that a device was asked for and cannot do.
 type Lost struct {
-	// What is "queues" or an offload's name.
+	// What is "queues", "gso size", or the names of offloads.
 	What string
 	// Why is the kernel's or the descriptor's reason, in words for a person.
 	Why string

@@ -23,6 +23,13 @@ type Options struct {
 	// Offloads are those to ask for. What a kernel or a descriptor does not
 	// give is no error: [Device.Capabilities] says so.
 	Offloads Offloads
+	// GSOMaxSize is how long a super-packet from the host may be, in bytes, 0
+	// meaning as long as the link has it, usually 65536. Of a smaller one the
+	// datagrams, sealed, fit into one send with UDP_SEGMENT. But what the host
+	// only forwards, and has joined to a longer one, the kernel then cuts into
+	// packets, each of which is read by itself: leave it unless the host is
+	// known not to forward.
+	GSOMaxSize int
 	// Log gets what goes wrong while following the link. nil is silence.
 	Log *slog.Logger
 

@@ -9,8 +9,12 @@
 // A Fake holds its user to the contract of [tun.Queue]: Write spoils the bytes
 // before each packet, for a real device may, and refuses what a kernel refuses.
 //
-// Limits: packets are only looked at for their IP version, and both directions
-// are bounded by [Capacity].
+// [Inner] builds packets and super-packets, [Segment] is a slow and plain
+// counterpart of [tun.Segmenter] to compare with, [Namespace] and [Host] are for
+// tests with real devices.
+//
+// Limits: packets without a header are only looked at for their IP version, and
+// both directions are bounded by [Capacity].
 package tuntest
 
 import (
@@ -38,12 +42,13 @@ var ErrFull = errors.New("write to the fake tun device: the packets it received 
 // Fake is a [tun.Device] in memory. All methods may be called from any
 // goroutine at any time.
 type Fake struct {
-	queues  []tun.Queue
-	toHost  chan []byte
-	events  chan tun.Event
-	dropped atomic.Uint64
-	mtu     atomic.Int32
-	name    atomic.Pointer[string]
+	queues   []*fakeQueue
+	offloads tun.Offloads
+	toHost   chan []byte
+	events   chan tun.Event
+	dropped  atomic.Uint64
+	mtu      atomic.Int32
+	name     atomic.Pointer[string]
 
 	// mu orders what the administrator does; the packets only read its result.
 	mu     sync.Mutex
@@ -64,17 +69,26 @@ type injected struct {
 	bytes  []byte
 }
 
-// New makes a device with a name and an MTU in bytes. As with [tun.Create] the
-// link is down, which is its first event; [Fake.SetUp] sets it up.
-func New(name string, mtu int) *Fake {
+// New makes a device with a name and an MTU in bytes, with one queue and
+// without offloads. As with [tun.Create] the link is down, which is its first
+// event; [Fake.SetUp] sets it up.
+func New(name string, mtu int) *Fake { return NewWith(name, tun.Options{MTU: mtu}) }
+
+// NewWith makes a device that has what the options ask for.
+func NewWith(name string, o tun.Options) *Fake {
 	f := &Fake{
 		toHost: make(chan []byte, Capacity),
 		events: make(chan tun.Event, maxEvents),
 		done:   make(chan struct{}),
 	}
-	f.queues = []tun.Queue{&fakeQueue{fake: f, toTunnel: make(chan injected, Capacity)}}
+	if o.Offloads.Has(tun.OffloadChecksum) {
+		f.offloads = o.Offloads & tun.OffloadAll
+	}
+	for range max(o.Queues, 1) {
+		f.queues = append(f.queues, &fakeQueue{fake: f, toTunnel: make(chan injected, Capacity)})
+	}
 	f.name.Store(&name)
-	f.mtu.Store(int32(mtu))
+	f.mtu.Store(int32(o.MTU))
 	f.events <- tun.Down
 	return f
 }
@@ -82,13 +96,35 @@ func New(name string, mtu int) *Fake {
 // Inject sends a copy of a packet into the tunnel, as the host would. It says
 // false where a kernel drops it: [Capacity] others wait, the link is down, or
 // the device is closed.
-func (f *Fake) Inject(packet []byte) bool {
+func (f *Fake) Inject(packet []byte) bool { return f.InjectTo(0, tun.Header{}, packet) }
+
+// InjectTo is Inject for a packet or super-packet with a header, such as
+// [Inner.Super] makes, and for one of the queues. What the device has no offload
+// for is cut and finished by the host. InjectTo panics at a super-packet that no
+// host sends.
+func (f *Fake) InjectTo(queue int, h tun.Header, packet []byte) bool {
+	packets := [][]byte{bytes.Clone(packet)}
+	if !f.offloads.Has(needed(h)) {
+		var err error
+		if packets, err = Segment(h, packet); err != nil {
+			panic("tuntest: " + err.Error())
+		}
+		h = tun.Header{}
+	}
+	all := true
+	for _, p := range packets {
+		all = f.inject(queue, injected{h, p}) && all
+	}
+	return all
+}
+
+func (f *Fake) inject(queue int, p injected) bool {
 	if f.isClosed() || !f.up.Load() {
 		f.dropped.Add(1)
 		return false
 	}
 	select {
-	case f.queues[0].(*fakeQueue).toTunnel <- injected{bytes: bytes.Clone(packet)}:
+	case f.queues[queue].toTunnel <- p:
 		return true
 	default:
 		f.dropped.Add(1)
@@ -96,7 +132,22 @@ func (f *Fake) Inject(packet []byte) bool {
 	}
 }
 
-// Received gives what the tunnel wrote, in order. The packets are the taker's.
+// needed is what a device must have for a header to pass.
+func needed(h tun.Header) (o tun.Offloads) {
+	if h.Flags&tun.NeedsChecksum != 0 {
+		o = tun.OffloadChecksum
+	}
+	switch h.GSO {
+	case tun.GSONone:
+		return o
+	case tun.GSOUDP:
+		return o | tun.OffloadUSO
+	}
+	return o | tun.OffloadTSO
+}
+
+// Received gives what the tunnel wrote, in order, super-packets cut as on the
+// wire and all checksums finished. The packets are the taker's.
 // The channel is never closed.
 func (f *Fake) Received() <-chan []byte { return f.toHost }
 
@@ -205,10 +256,17 @@ func (f *Fake) MTU() int { return int(f.mtu.Load()) }
 func (f *Fake) Events() <-chan tun.Event { return f.events }
 
 // Queues is [tun.Device]'s.
-func (f *Fake) Queues() []tun.Queue { return f.queues }
+func (f *Fake) Queues() (queues []tun.Queue) {
+	for _, q := range f.queues {
+		queues = append(queues, q)
+	}
+	return queues
+}
 
 // Capabilities is [tun.Device]'s.
-func (f *Fake) Capabilities() tun.Capabilities { return tun.Capabilities{Queues: len(f.queues)} }
+func (f *Fake) Capabilities() tun.Capabilities {
+	return tun.Capabilities{Queues: len(f.queues), Offloads: f.offloads}
+}
 
 // File is nil: there is no descriptor to hand on.
 func (f *Fake) File() *os.File { return nil }

@@ -39,6 +39,52 @@ func Namespace(t testing.TB) {
 	IP(t, "link set lo up")
 }
 
+// Host is a network namespace beside the one that the test is in.
+type Host struct{ namespace int }
+
+// NewHost makes a host, with the loopback link up, for a test that is in a
+// [Namespace] itself. It lasts until the test ends.
+func NewHost(t testing.TB) *Host {
+	t.Helper()
+	here, err := unix.Open(ownNamespace, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatalf("open the test's network namespace: %v", err)
+	}
+	defer unix.Close(here)
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatalf("make a network namespace: %v", err)
+	}
+	h := new(Host)
+	if h.namespace, err = unix.Open(ownNamespace, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		t.Fatalf("open the host's network namespace: %v", err)
+	}
+	t.Cleanup(func() { unix.Close(h.namespace) })
+	IP(t, "link set lo up")
+	if err := unix.Setns(here, unix.CLONE_NEWNET); err != nil {
+		t.Fatalf("return to the test's network namespace: %v", err)
+	}
+	return h
+}
+
+// Do runs f on the host: the links and sockets that it makes stay there.
+func (h *Host) Do(t testing.TB, f func()) {
+	t.Helper()
+	here, err := unix.Open(ownNamespace, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatalf("open the test's network namespace: %v", err)
+	}
+	defer unix.Close(here)
+	if err := unix.Setns(h.namespace, unix.CLONE_NEWNET); err != nil {
+		t.Fatalf("go to the host's network namespace: %v", err)
+	}
+	defer func() {
+		if err := unix.Setns(here, unix.CLONE_NEWNET); err != nil {
+			t.Errorf("return to the test's network namespace: %v", err)
+		}
+	}()
+	f()
+}
+
 // IP runs ip(8) with the words of args and gives what it printed.
 func IP(t testing.TB, args string) string {
 	t.Helper()

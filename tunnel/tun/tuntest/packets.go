@@ -64,7 +64,7 @@ func (f *Fake) write(h tun.Header, buf []byte, more [][]byte) error {
 	if len(buf) <= tun.Headroom || len(more) > tun.MaxPieces {
 		return tun.ErrMalformed
 	}
-	if h.Flags&tun.NeedsChecksum != 0 || h.GSO != tun.GSONone {
+	if !f.offloads.Has(needed(h)) {
 		return tun.ErrOffload
 	}
 	for i := range tun.Headroom {
@@ -81,10 +81,16 @@ func (f *Fake) write(h tun.Header, buf []byte, more [][]byte) error {
 	if version := packet[0] >> 4; version != 4 && version != 6 {
 		return tun.ErrMalformed
 	}
-	select {
-	case f.toHost <- packet:
-		return nil
-	default:
-		return ErrFull
+	packets, err := Segment(h, packet)
+	if err != nil {
+		return tun.ErrMalformed
 	}
+	for _, p := range packets {
+		select {
+		case f.toHost <- p:
+		default:
+			return ErrFull
+		}
+	}
+	return nil
 }
