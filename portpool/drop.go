@@ -5,35 +5,28 @@ import (
 	"sync"
 	"unsafe"
 
-	"golang.org/x/net/bpf"
-	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 )
 
-// dropAll puts a filter before the socket's queue that lets nothing in.
+// dropAll puts a filter before a socket's queue that lets nothing in.
 //
 // All sockets have the same program, where the process may load one (CAP_BPF or
 // CAP_SYS_ADMIN): to attach it costs a microsecond. Elsewhere each gets its own
 // classic filter, which anybody may attach but which the kernel compiles each
 // time, 80 µs that a flow's first packet would wait.
-func (s *UDPSocket) dropAll() error {
+func dropAll(fd int) error {
 	if prog, err := dropProgram(); err == nil {
-		err = onDescriptor(s.raw, func(fd int) error {
-			return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ATTACH_BPF, prog)
-		})
-		if err == nil {
+		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ATTACH_BPF, prog) == nil {
 			return nil
 		}
 	}
-	return s.dropAllClassic()
+	return dropAllClassic(fd)
 }
 
-func (s *UDPSocket) dropAllClassic() error {
-	filter, err := bpf.Assemble([]bpf.Instruction{bpf.RetConstant{Val: 0}})
-	if err != nil {
-		return err
-	}
-	return ipv4.NewPacketConn(s.conn).SetBPF(filter)
+func dropAllClassic(fd int) error {
+	program := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}} // return 0
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+		&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
 }
 
 // dropProgram is the descriptor of a loaded socket filter (bpf(2)) that returns

@@ -43,6 +43,8 @@ type Capabilities struct {
 	GSO Capability
 	// GRO: the kernel gives several datagrams as one (UDP_GRO).
 	GRO Capability
+	// Raw: lone datagrams of several lanes go in one system call.
+	Raw Capability
 	// NotSegmented are the destinations, in order, on whose way the kernel
 	// has refused datagrams handed to it as one, with EIO or EINVAL: those
 	// behind an interface that computes no checksums, or behind IPsec. They
@@ -59,27 +61,35 @@ const (
 	maxNotSegmented = 256
 )
 
+const byConfiguration = "turned off by configuration"
+
 // offloads is the part of a Shared that is about GSO and GRO.
 type offloads struct {
 	log      *slog.Logger
 	gsoMode  Mode
 	groMode  Mode
+	rawMode  Mode
 	most     atomic.Int32 // datagrams handed to the kernel as one; 1: GSO is off
 	refusing atomic.Pointer[map[netip.Addr]syscall.Errno]
 
 	mu       sync.Mutex
 	gso, gro Capability
+	raw      Capability
 }
 
 func (o *offloads) init(cfg SharedConfig) {
-	o.log, o.gsoMode, o.groMode = cfg.Log, cfg.GSO, cfg.GRO
+	o.log, o.gsoMode, o.groMode, o.rawMode = cfg.Log, cfg.GSO, cfg.GRO, cfg.Raw
 	o.most.Store(oldSegments)
 	o.gso.On, o.gro.On = true, true
 	if cfg.GSO == Off {
-		o.turnOffGSO("turned off by configuration")
+		o.turnOffGSO(byConfiguration)
+	}
+	o.raw = Capability{Reason: "no pool of udp sockets has been opened"}
+	if cfg.Raw == Off {
+		o.raw.Reason = byConfiguration
 	}
 	if cfg.GRO == Off {
-		o.gro = Capability{Reason: "turned off by configuration"}
+		o.gro = Capability{Reason: byConfiguration}
 	}
 }
 
@@ -126,7 +136,7 @@ func (o *offloads) turnOffGSO(reason string) {
 func (o *offloads) Capabilities() Capabilities {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	c := Capabilities{GSO: o.gso, GRO: o.gro}
+	c := Capabilities{GSO: o.gso, GRO: o.gro, Raw: o.raw}
 	if refusing := o.refusing.Load(); refusing != nil {
 		for a := range *refusing {
 			c.NotSegmented = append(c.NotSegmented, a)
@@ -162,4 +172,18 @@ func (o *offloads) loseGRO(reason string) {
 		o.gro = Capability{Reason: reason}
 		o.log.Warn("udp receive offload (gro) is not used", "reason", reason)
 	}
+}
+
+func (o *offloads) allowRaw() bool { return o.rawMode != Off }
+
+// haveRaw notes that a pool has raw sockets.
+func (o *offloads) haveRaw(c Capability) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.raw = c
+}
+
+func (o *offloads) loseRaw(reason string) {
+	o.haveRaw(Capability{Reason: reason})
+	o.log.Warn("each lane's packet costs a system call, no raw socket carries them", "reason", reason)
 }

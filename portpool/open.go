@@ -40,6 +40,9 @@ type SocketConfig struct {
 	// Shared is what the socket has in common with others of its network
 	// namespace; nil makes one for it alone.
 	Shared *Shared
+
+	// lone carries this socket's lone datagrams, if there is one.
+	lone *rawPair
 }
 
 // Open opens a UDP socket on all addresses, for IPv4 and IPv6, or for IPv4
@@ -71,7 +74,7 @@ func openNetwork(cfg SocketConfig, network string) (*UDPSocket, error) {
 	if err != nil {
 		return nil, fail(plainErrno(err))
 	}
-	s := &UDPSocket{conn: pc.(*net.UDPConn), shared: cfg.Shared, noRead: cfg.SendOnly, v4only: network == "udp4"}
+	s := &UDPSocket{conn: pc.(*net.UDPConn), shared: cfg.Shared, lone: cfg.lone, noRead: cfg.SendOnly, v4only: network == "udp4"}
 	if s.shared == nil {
 		s.shared = NewShared(SharedConfig{})
 	}
@@ -163,7 +166,7 @@ func (s *UDPSocket) configure(cfg SocketConfig) error {
 		return err
 	}
 	if cfg.SendOnly {
-		return s.dropAll()
+		return onDescriptor(s.raw, dropAll)
 	}
 	if cfg.GRO {
 		s.joinArrivals()

@@ -81,6 +81,7 @@ type Pool struct {
 	idle, grain int64
 	openPort    func(port uint16) (Socket, error)
 	tryPort     func(port uint16) error // a cheaper openPort that opens nothing, or nil
+	lone        *rawPair                // nil if there is none
 	log         *slog.Logger
 	asked       int
 
@@ -132,10 +133,15 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 		ports:    newPorts(cfg.Low, cfg.High, rand.New(cfg.Rand)),
 	}
 	if p.openPort == nil {
-		p.openPort, p.tryPort = openFor(cfg), tryPort
+		if cfg.Shared == nil {
+			cfg.Shared = NewShared(SharedConfig{Log: cfg.Log})
+		}
+		p.lone = openRawPair(cfg.Shared, cfg.FwMark)
+		p.openPort, p.tryPort = openFor(cfg, p.lone), tryPort
 	}
 	p.limit.Store(int32(cfg.Ports))
 	if err := p.survey(); err != nil {
+		p.lone.each((*rawSocket).close)
 		return nil, err
 	}
 	return p, nil
@@ -158,17 +164,15 @@ func (cfg *PoolConfig) check() error {
 }
 
 // openFor opens UDP sockets with buffers for a pool of that size.
-func openFor(cfg PoolConfig) func(uint16) (Socket, error) {
+func openFor(cfg PoolConfig, lone *rawPair) func(uint16) (Socket, error) {
 	sc := SocketConfig{
 		SendBuffer: min(max(sendBudget/cfg.Ports, minSend), maxSend),
 		SendOnly:   !cfg.Receive,
 		Shared:     cfg.Shared,
+		lone:       lone,
 	}
 	if cfg.Receive {
 		sc.ReceiveBuffer = min(max(receiveBudget/cfg.Ports, minReceive), maxReceive)
-	}
-	if sc.Shared == nil {
-		sc.Shared = NewShared(SharedConfig{Log: cfg.Log})
 	}
 	return func(port uint16) (Socket, error) {
 		c := sc
@@ -398,6 +402,7 @@ func (p *Pool) SetMark(mark uint32) (err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.mark = mark
+	err = p.lone.each(func(s *rawSocket) error { return s.setMark(mark) })
 	for i := range p.slots {
 		if e := p.slots[i].Load(); e != nil {
 			if e := setMark(e.sock, mark); err == nil && !errors.Is(e, net.ErrClosed) {
@@ -412,6 +417,9 @@ func (p *Pool) SetMark(mark uint32) (err error) {
 func (p *Pool) Close() (err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if !p.closed {
+		err = p.lone.each((*rawSocket).close)
+	}
 	p.closed = true
 	for i := range p.slots {
 		if e := p.slots[i].Swap(nil); e != nil {

@@ -93,7 +93,7 @@ func (b *sendBatch) send(fd uintptr) {
 	pending := false
 	defer func() { letGo(b.iov[:b.vecs]) }()
 	for b.head < b.filled || b.fill(fd) {
-		n, e := b.call(unix.SYS_SENDMMSG, fd, b.head, b.filled-b.head)
+		n, e := b.transmit(fd, b.head, b.filled-b.head)
 		switch {
 		case e == 0:
 			for range n {
@@ -306,7 +306,7 @@ func sourceMayBeWrong(e syscall.Errno) bool {
 
 func (b *sendBatch) again(fd uintptr, label, local bool) bool {
 	b.address(b.head, fd, label, local)
-	n, _ := b.call(unix.SYS_SENDMMSG, fd, b.head, 1)
+	n, _ := b.transmit(fd, b.head, 1)
 	return n == 1
 }
 

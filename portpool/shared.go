@@ -35,6 +35,9 @@ type SharedConfig struct {
 	// datagrams as one. With GRO On, datagrams may lose their ECN marks to
 	// each other on kernels older than May 2024.
 	GSO, GRO Mode
+	// Raw says whether lone datagrams of several lanes go in one system
+	// call; On is the same as Auto. See [Pool.SendAcross].
+	Raw Mode
 }
 
 // NewShared makes one.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +23,8 @@ type UDPSocket struct {
 	port   uint16
 	v4only bool
 	noRead bool
+	closed atomic.Bool
+	lone   *rawPair
 
 	// What Receive is doing. The closure is made once, because one made for
 	// each call would be allocated; its arguments therefore are here.
@@ -38,6 +41,7 @@ func (s *UDPSocket) Port() uint16 { return s.port }
 // Close frees the port and ends a Receive that waits. A second Close returns
 // [net.ErrClosed].
 func (s *UDPSocket) Close() error {
+	s.closed.Store(true)
 	if err := s.conn.Close(); err != nil {
 		return closedOr("close udp socket", err)
 	}

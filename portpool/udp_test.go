@@ -413,7 +413,7 @@ func TestSendOnly(t *testing.T) {
 		return s
 	}
 	shared, classic, plain := open(SocketConfig{SendOnly: true}), open(SocketConfig{}), open(SocketConfig{})
-	if err := classic.dropAllClassic(); err != nil {
+	if err := onDescriptor(classic.raw, dropAllClassic); err != nil {
 		t.Fatal(err)
 	}
 	for s, want := range map[*UDPSocket]int{shared: 0, classic: 0, plain: 3} {

@@ -1,0 +1,308 @@
+package portpool
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+// crossing is a pool in one namespace and a socket in another, with a link
+// between them.
+type crossing struct {
+	near, far *namespace
+	pool      *Pool
+	shared    *Shared
+	sink      *UDPSocket
+	log       bytes.Buffer
+}
+
+func newCrossing(t testing.TB, cfg SharedConfig, ports int) *crossing {
+	t.Helper()
+	c := &crossing{near: newNamespace(t), far: newNamespace(t)}
+	c.near.veth(t, "near", "far", c.far)
+	for _, a := range []string{"10.9.0.1/24", "fd09::1/64"} {
+		c.near.addr(t, "near", a)
+	}
+	for _, a := range []string{"10.9.0.2/24", "fd09::2/64"} {
+		c.far.addr(t, "far", a)
+	}
+	cfg.Log = slog.New(slog.NewTextHandler(&c.log, nil))
+	c.shared = NewShared(cfg)
+	c.near.do(t, func() (err error) {
+		c.pool, err = NewPool(PoolConfig{Ports: ports, Shared: c.shared})
+		return err
+	})
+	t.Cleanup(func() { c.pool.Close() })
+	c.sink = c.far.open(t, SocketConfig{ReceiveBuffer: 8 << 20})
+	return c
+}
+
+func (c *crossing) socket(t testing.TB, lane int) (s Socket) {
+	t.Helper()
+	c.near.do(t, func() (err error) {
+		s, err = c.pool.Socket(0, uint16(lane))
+		return err
+	})
+	return s
+}
+
+// to is a message to the sink.
+func (c *crossing) to(v6 bool, buf []byte) Message {
+	near, far := "10.9.0.1", "10.9.0.2"
+	if v6 {
+		near, far = "fd09::1", "fd09::2"
+	}
+	return Message{Buf: buf, Addr: addrPort(far, c.sink.Port()), Local: netip.MustParseAddr(near), FlowLabel: 7}
+}
+
+// The lone messages, those of a socket with several, and those that no raw
+// socket can carry: all come from their lane's port.
+func TestSendAcross(t *testing.T) {
+	const lanes = 150
+	for _, mode := range []Mode{Auto, Off} {
+		t.Run(mode.String(), func(t *testing.T) {
+			c := newCrossing(t, SharedConfig{Raw: mode}, lanes)
+			var from []Socket
+			var ms []Message
+			for lane := 1; lane <= lanes; lane++ {
+				s := c.socket(t, lane)
+				for k := range 1 + lane%5/4 {
+					m := c.to(lane%3 == 0, bytes.Repeat([]byte{byte(lane), byte(k), 3}, lane*9/3)[:lane*9-lane%7])
+					m.TrafficClass = uint8(lane)
+					if lane%11 == 0 {
+						m.Local = netip.Addr{}
+					}
+					if lane%13 == 0 {
+						m.FlowLabel = 0
+					}
+					from, ms = append(from, s), append(ms, m)
+				}
+			}
+			if n := c.pool.SendAcross(from, ms); n != len(ms) {
+				t.Errorf("sent %d of %d messages", n, len(ms))
+			}
+			checkArrivals(t, c, from, ms)
+			if on := c.shared.Capabilities().Raw.On; on != (mode == Auto) {
+				t.Errorf("raw socket in use: %v", c.shared.Capabilities().Raw)
+			}
+		})
+	}
+}
+
+func checkArrivals(t *testing.T, c *crossing, from []Socket, ms []Message) {
+	t.Helper()
+	type datagram struct {
+		port  uint16
+		class uint8
+		text  string
+	}
+	want, got := map[datagram]int{}, map[datagram]int{}
+	for i, m := range ms {
+		if m.Err != 0 || m.N != len(m.Buf) {
+			t.Errorf("message %d: %d bytes went, %v", i, m.N, m.Err)
+		}
+		want[datagram{from[i].Port(), m.TrafficClass, string(m.Buf)}]++
+	}
+	for n := 0; n < len(ms); {
+		in := make([]Message, 100)
+		for i := range in {
+			in[i].Buf = make([]byte, 1500)
+		}
+		k, err := c.sink.Receive(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range in[:k] {
+			got[datagram{m.Addr.Port(), m.TrafficClass, string(m.Buf[:m.N])}]++
+		}
+		n += k
+	}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(datagram{})); diff != "" {
+		t.Errorf("(-sent +received):\n%s", diff)
+	}
+}
+
+// What a raw socket sends looks on the wire just as what a UDP socket sends.
+func TestRawOnTheWire(t *testing.T) {
+	c := newCrossing(t, SharedConfig{}, 2)
+	next := c.far.capture(t, "far")
+	s, other := c.socket(t, 1), c.socket(t, 2)
+	for _, v6 := range []bool{false, true} {
+		m := c.to(v6, []byte("hello"))
+		m.TrafficClass, m.FlowLabel = 0xb9, 0xabcde
+		mustSend(t, s, m)
+		own := next(s.Port())
+		if n := c.pool.SendAcross([]Socket{s, other}, []Message{m, m}); n != 2 {
+			t.Fatalf("sent %d", n)
+		}
+		raw := next(s.Port())
+		if !v6 { // identification and header checksum
+			own, raw = bytes.Clone(own), bytes.Clone(raw)
+			clear(own[4:6])
+			clear(raw[4:6])
+			clear(own[10:12])
+			clear(raw[10:12])
+		}
+		// The UDP socket leaves the checksum to the interface.
+		at := len(own) - len(m.Buf) - 2
+		if raw[at] == 0 && raw[at+1] == 0 {
+			t.Error("no checksum")
+		}
+		clear(own[at : at+2])
+		clear(raw[at : at+2])
+		if !bytes.Equal(own, raw) {
+			t.Errorf("udp socket: % x\nraw socket: % x", own, raw)
+		}
+	}
+}
+
+// A message that the raw socket refuses goes from its own socket, which finds
+// out why.
+func TestSendAcrossRefused(t *testing.T) {
+	c := newCrossing(t, SharedConfig{}, 4)
+	c.near.refuse(t, "10.7.0.0/16", unix.RTN_PROHIBIT)
+	gone, nowhere := c.to(false, []byte("a")), c.to(false, []byte("b"))
+	gone.Local = netip.MustParseAddr("10.99.99.99")
+	nowhere.Addr = addrPort("10.7.0.1", 9)
+	from := []Socket{c.socket(t, 1), c.socket(t, 2), c.socket(t, 3), c.socket(t, 4)}
+	from[3].Close()
+	ms := []Message{gone, nowhere, c.to(false, []byte("c")), c.to(false, []byte("d"))}
+	if n := c.pool.SendAcross(from, ms); n != 2 {
+		t.Errorf("sent %d", n)
+	}
+	if ms[0].Err != 0 || ms[0].Local.IsValid() || ms[1].Err != unix.EACCES || ms[2].Err != 0 || ms[3].Err != unix.EBADF {
+		t.Errorf("gone %v (from %v), nowhere %v, good %v, closed %v", ms[0].Err, ms[0].Local, ms[1].Err, ms[2].Err, ms[3].Err)
+	}
+	if !c.shared.Capabilities().Raw.On {
+		t.Error("raw socket given up for an unreachable peer")
+	}
+}
+
+// A firewall that lets only UDP sockets through costs the raw socket once.
+func TestRawForbidden(t *testing.T) {
+	c := newCrossing(t, SharedConfig{}, 2)
+	// The kernel demands SO_BROADCAST, which all of Go's sockets have.
+	if err := onDescriptor(c.pool.lone.v4.raw, func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 0)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	from := []Socket{c.socket(t, 1), c.socket(t, 2)}
+	m := c.to(false, []byte("a"))
+	m.Addr = netip.AddrPortFrom(netip.MustParseAddr("10.9.0.255"), m.Addr.Port())
+	for range 3 {
+		if n := c.pool.SendAcross(from, []Message{m, m}); n != 2 {
+			t.Errorf("sent %d", n)
+		}
+	}
+	if raw := c.shared.Capabilities().Raw; raw.On || raw.Reason == "" {
+		t.Errorf("%+v", raw)
+	}
+	if n := strings.Count(c.log.String(), "raw socket"); n != 2 { // in message and reason
+		t.Errorf("%d warnings: %s", n, c.log.String())
+	}
+}
+
+func TestSendAcrossDoesNotAllocate(t *testing.T) {
+	c := newCrossing(t, SharedConfig{}, 100)
+	var from []Socket
+	var ms []Message
+	for lane := 1; lane <= 100; lane++ {
+		m := c.to(lane%2 == 0, make([]byte, 100))
+		from, ms = append(from, c.socket(t, lane)), append(ms, m)
+	}
+	from, ms = append(from, from[99]), append(ms, ms[99])
+	if n := testing.AllocsPerRun(100, func() {
+		if n := c.pool.SendAcross(from, ms); n != len(ms) {
+			t.Fatalf("sent %d", n)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestChecksum(t *testing.T) {
+	// Over IPv6 the kernel checks it; here against a sum word by word.
+	src, dst := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("198.51.100.254")
+	for size := range 200 {
+		payload := make([]byte, size)
+		for i := range payload {
+			payload[i] = byte(255 - i*7*size)
+		}
+		h := make([]byte, udpHeaderSize)
+		putUDPHeader(h, 51820, 65535, size)
+		putChecksum4(h, src, dst, payload)
+		packet := append(append(append(src.AsSlice(), dst.AsSlice()...), 0, 17, h[4], h[5]), h...)
+		packet = append(packet, payload...)
+		if size%2 == 1 {
+			packet = append(packet, 0)
+		}
+		sum := 0
+		for i := 0; i < len(packet); i += 2 {
+			sum += int(packet[i])<<8 | int(packet[i+1])
+		}
+		for sum > 0xffff {
+			sum = sum>>16 + sum&0xffff
+		}
+		if sum != 0xffff {
+			t.Errorf("%d bytes: sum %#x", size, sum)
+		}
+	}
+}
+
+// BenchmarkAcross is one message for each of many lanes. The link's other end
+// has no such address, so the kernel drops them there.
+func BenchmarkAcross(b *testing.B) {
+	for _, size := range []int{100, 1420} {
+		for _, ip := range []string{"ip4", "ip6"} {
+			for _, way := range []string{"one socket", "each socket", "across"} {
+				b.Run(fmt.Sprintf("size=%d/%s/%s", size, ip, way), func(b *testing.B) {
+					benchmarkAcross(b, ip == "ip6", way, size)
+				})
+			}
+		}
+	}
+}
+
+func benchmarkAcross(b *testing.B, v6 bool, way string, size int) {
+	const lanes, burst = 1000, 64
+	if err := RaiseFileLimit(lanes + 100); err != nil {
+		b.Fatal(err)
+	}
+	mode := Auto
+	if way == "each socket" {
+		mode = Off
+	}
+	c := newCrossing(b, SharedConfig{Raw: mode, GSO: Off}, lanes)
+	c.near.neighbour(b, "near", "10.9.0.3")
+	c.near.neighbour(b, "near", "fd09::3")
+	socks := make([]Socket, lanes)
+	for i := range socks {
+		socks[i] = c.socket(b, i+1)
+		if way == "one socket" {
+			socks[i] = socks[0]
+		}
+	}
+	m := c.to(v6, make([]byte, size))
+	m.Addr = addrPort(map[bool]string{false: "10.9.0.3", true: "fd09::3"}[v6], 9)
+	ms := make([]Message, burst)
+	sent, lane := 0, 0
+	b.ReportAllocs()
+	for b.Loop() {
+		for i := range ms {
+			ms[i] = m
+		}
+		if lane+burst > lanes {
+			lane = 0
+		}
+		sent += c.pool.SendAcross(socks[lane:lane+burst], ms)
+		lane += burst
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(sent), "ns/datagram")
+}
