@@ -175,16 +175,27 @@ func (m SpreadMode) String() string { return spreadNames[m] }
 // MaxWorkers is the most workers that a device may have.
 const MaxWorkers = 64
 
-// TUN gives the queues and offloads to ask for when the TUN device is made.
-func (o *Options) TUN() (queues int, offloads tun.Offloads) {
-	queues = o.Workers
-	if queues == 0 {
-		queues = min(runtime.NumCPU(), 8)
+// TUN gives the queues, offloads and limits to ask for when the TUN device is
+// made.
+func (o *Options) TUN() tun.Options {
+	t := tun.Options{Queues: o.Workers, GSOMaxSize: superLimit(tun.DefaultMTU)}
+	if t.Queues == 0 {
+		t.Queues = min(runtime.NumCPU(), 8)
 	}
 	if o.GSO != portpool.Off {
-		offloads = tun.OffloadAll
+		t.Offloads = tun.OffloadAll
 	}
-	return queues, offloads
+	return t
+}
+
+// superLimit is the longest super-packet of TCP whose segments, when sealed, the
+// kernel still takes as one: one system call, where a little more makes two.
+func superLimit(mtu int) int {
+	const (
+		payload = 65507 // of UDP over IPv4, all datagrams together
+		headers = 72    // IPv6 and TCP with timestamps
+	)
+	return payload/(mtu+noise.TransportOverhead)*(mtu-headers) + headers
 }
 
 // CipherMode says what seals the packets between two kiloports. Handshakes, and

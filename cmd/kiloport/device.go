@@ -89,8 +89,9 @@ func openDaemon(name string, options tunnel.Options, log *slog.Logger) (*daemon,
 }
 
 func tunOptions(o tunnel.Options, log *slog.Logger) tun.Options {
-	queues, offloads := o.TUN()
-	return tun.Options{Queues: queues, Offloads: offloads, Log: log}
+	t := o.TUN()
+	t.Log = log
+	return t
 }
 
 func openSocket(name string) (*uapi.Listener, error) {
