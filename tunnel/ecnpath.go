@@ -13,7 +13,7 @@ const (
 	lookAgainSoon  = int64(10 * time.Second) // after a test that said nothing, doubled each time
 	lookAgainBusy  = int64(30 * time.Second) // after everything was marked: it may have been congestion
 	ecnIdle        = int64(30 * time.Second) // no tests after this long without data
-	ecnTick        = int64(time.Second)      // how often data in flight is watched
+	ecnTick        = int64(time.Second / 2)  // how often data in flight is watched
 	ecnTickWhile   = int64(5 * time.Second)  // after the last data
 	testDSCPs      = 8                       // in one test
 )
@@ -84,6 +84,13 @@ func (e *ecnPath) stock(reason string) {
 	e.test, e.suspect, e.found, e.dscps = classTest{}, suspectNothing, verdicts{}, nil
 	e.untested, e.tested, e.lookAt, e.backoff, e.tickAt = e.sent, 0, 0, 0, 0
 	e.watch = ecnWatch{}
+}
+
+// asked records that HELLO was said, or is waited for, on a first session.
+func (e *ecnPath) asked() {
+	if !e.hello && e.want == ECNAuto {
+		e.reason = "the peer has not answered HELLO yet"
+	}
 }
 
 // agree records that HELLO was exchanged, on whichever keypair. What was found

@@ -32,6 +32,7 @@ type ecnRig struct {
 	now     int64
 	path    classPath
 	silent  bool // no reports
+	both    bool // every other packet would be ECT(1)
 	echoes  []classProbe
 	probes  []classProbe
 	nextID  uint64
@@ -90,7 +91,8 @@ func (r *ecnRig) run(d time.Duration, data bool) {
 }
 
 func (r *ecnRig) data() {
-	class := uint8(ecn.Encapsulate(r.e.mode(), ecn.ECT0))
+	cp := ternary(r.both && r.now/int64(10*time.Millisecond)%2 == 0, ecn.ECT1, ecn.ECT0)
+	class := uint8(ecn.Encapsulate(r.e.mode(), cp))
 	r.sent[class]++
 	if class, ok := r.path(class); ok {
 		r.seen[class&3]++
@@ -138,8 +140,8 @@ func TestECNPathIsTestedBeforeUse(t *testing.T) {
 			if r.e.found != c.found {
 				t.Errorf("found %v, want %v", r.e.found, c.found)
 			}
-			if r.sent.capable() > 0 && !c.normal {
-				t.Errorf("%d packets were sent ECN-capable", r.sent.capable())
+			if n := r.sent[ecn.ECT0] + r.sent[ecn.ECT1]; n > 0 && !c.normal {
+				t.Errorf("%d packets were sent ECN-capable", n)
 			}
 			if len(r.probes) > 60 {
 				t.Errorf("%d probes", len(r.probes))
@@ -169,6 +171,48 @@ func TestECNPathChangesUnderTraffic(t *testing.T) {
 			r.run(4*time.Minute, true)
 			r.want(true, "")
 		})
+	}
+}
+
+// One codepoint may go the way of the other, and marks of the one are no excuse
+// for what becomes of the other.
+func TestECNPathOfBothCodepoints(t *testing.T) {
+	marking := 0
+	for _, c := range paths[6:8] {
+		r := newECNRig(t, ECNAuto, func(class uint8) (uint8, bool) {
+			if marking++; marking%5 == 0 && class&3 != 0 {
+				class |= 3
+			}
+			return class, true
+		})
+		r.both = true
+		r.e.agree(r.now, true)
+		r.run(20*time.Second, true)
+		r.want(true, "")
+		clean := r.path
+		r.path = func(class uint8) (uint8, bool) {
+			if class&3 == 1 {
+				return c.path(class)
+			}
+			return clean(class)
+		}
+		r.run(10*time.Second, true)
+		r.want(false, c.reason)
+	}
+}
+
+// All of one codepoint may be marked while the other is not, as by an L4S queue
+// under load: nothing is suspected for that.
+func TestECNPathBearsAnL4SQueue(t *testing.T) {
+	r := newECNRig(t, ECNAuto, clean)
+	r.both = true
+	r.e.agree(r.now, true)
+	r.run(10*time.Second, true)
+	r.path = func(class uint8) (uint8, bool) { return ternary(class&3 == 1, class|3, class), true }
+	r.run(20*time.Second, true)
+	r.want(true, "")
+	if r.changes != 1 {
+		t.Errorf("%d changes", r.changes)
 	}
 }
 

@@ -52,6 +52,7 @@ func (p *peer) startHello(now int64, s *session) {
 		return
 	}
 	s.hello.started = now
+	p.ecn.asked()
 	if s.keypair.Initiator {
 		s.offered.Store(maxLanes)
 		s.offers.Store(p.device.offers)

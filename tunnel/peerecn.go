@@ -27,7 +27,7 @@ func (d *Device) expectedDSCPs() uint64 {
 // pathStock records that the peer is plain WireGuard.
 func (p *peer) pathStock(reason string) {
 	p.ecn.stock(reason)
-	p.reporting = false
+	p.setReporting(false)
 	p.blind.Store(false)
 	p.applyECN()
 }
@@ -35,8 +35,16 @@ func (p *peer) pathStock(reason string) {
 // pathAgreed records what the peer said in HELLO, on the current keypair.
 func (p *peer) pathAgreed(now int64, theirs *hello) {
 	p.ecn.agree(now, theirs.ECN&helloECNDecapsulates != 0)
-	p.reporting = theirs.Path&helloPathReports != 0
+	p.setReporting(theirs.Path&helloPathReports != 0)
 	p.applyECN()
+}
+
+// setReporting records whether the peer reads REPORT. None may stay due for one
+// that does not: the timer would wait for it to be sent.
+func (p *peer) setReporting(reads bool) {
+	if p.reporting = reads; !reads {
+		p.reporter.at, p.reporter.again = 0, false
+	}
 }
 
 // pathChanged is told that the peer has moved: nothing that was found is true any
