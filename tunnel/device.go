@@ -91,6 +91,13 @@ type Device struct {
 	finished sync.WaitGroup
 }
 
+// queueMemory is how many bytes may wait in all workers' queues together, if
+// there are few workers: 40 ms at 3 Gbit/s, more than CoDel lets stand.
+const (
+	queueMemory    = 16 << 20
+	minQueueMemory = 2 << 20 // of one worker
+)
+
 // New makes a device, which does nothing before [Device.Run]. It takes over the
 // TUN device unless it returns an error.
 func New(c Config) (*Device, error) {
@@ -118,6 +125,7 @@ func New(c Config) (*Device, error) {
 	d.shared = portpool.NewShared(portpool.SharedConfig{Log: d.log, GSO: d.options.GSO, GRO: d.options.GRO})
 	d.offers = d.flagsOffered()
 	d.handshakes = newHandshaker(d)
+	d.queueConfig.MemoryLimit = max(queueMemory/d.workers, minQueueMemory)
 	for worker := range d.workers {
 		d.transmit = append(d.transmit, newTransmitter(d, worker))
 		d.receive = append(d.receive, newReceiver(d, worker))
