@@ -306,3 +306,39 @@ func benchmarkAcross(b *testing.B, v6 bool, way string, size int) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(sent), "ns/datagram")
 }
+
+// BenchmarkBurst is 64 datagrams of 1420 bytes over several lanes with all that
+// helps. With link=off, the link takes no super-datagrams and the kernel has to
+// divide them, and computes no checksums.
+func BenchmarkBurst(b *testing.B) {
+	for _, link := range []string{"on", "off"} {
+		for _, lanes := range []int{1, 2, 4, 8, 16, 32, 64} {
+			b.Run(fmt.Sprintf("link=%s/lanes=%d", link, lanes), func(b *testing.B) {
+				benchmarkBurst(b, link == "on", lanes)
+			})
+		}
+	}
+}
+
+func benchmarkBurst(b *testing.B, link bool, lanes int) {
+	const burst = 64
+	c := newCrossing(b, SharedConfig{}, lanes)
+	c.near.neighbour(b, "near", "fd09::3")
+	if !link {
+		c.offloadsOff(b)
+	}
+	m := c.to(true, make([]byte, 1420))
+	m.Addr = addrPort("fd09::3", 9)
+	var from []Socket
+	ms := make([]Message, burst)
+	for i := range burst {
+		from = append(from, c.socket(b, 1+i*lanes/burst))
+		ms[i] = m
+	}
+	sent := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		sent += c.pool.SendAcross(from, ms)
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(sent), "ns/datagram")
+}

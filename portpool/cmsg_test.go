@@ -50,6 +50,10 @@ func slowParse(b []byte) (m Message, err error) {
 				m.Local, _ = netip.AddrFromSlice(d[4:8])
 				m.IfIndex = binary.NativeEndian.Uint32(d)
 			}
+		case [2]int32{unix.SOL_UDP, unix.UDP_GRO}:
+			if len(d) >= 4 {
+				m.SegmentSize = int(binary.NativeEndian.Uint32(d)) & 0xffff
+			}
 		case [2]int32{unix.SOL_SOCKET, unix.SO_TIMESTAMPNS_NEW}:
 			if len(d) >= 16 {
 				m.Time = word(d)*1e9 + word(d[8:])
@@ -57,6 +61,18 @@ func slowParse(b []byte) (m Message, err error) {
 		}
 	}
 	return m, nil
+}
+
+// segmentOf is the segment size that the kernel would read, which is no part of
+// what it writes.
+func segmentOf(b []byte) int {
+	all, err := unix.ParseSocketControlMessage(b)
+	for _, c := range all {
+		if c.Header.Level == unix.SOL_UDP && c.Header.Type == unix.UDP_SEGMENT && len(c.Data) == 2 && err == nil {
+			return int(binary.NativeEndian.Uint16(c.Data))
+		}
+	}
+	return 0
 }
 
 func FuzzParseControl(f *testing.F) {
@@ -71,6 +87,10 @@ func FuzzParseControl(f *testing.F) {
 	data, _ = putCmsg(rest, unix.IPPROTO_IP, unix.IP_TTL, 4)
 	data[0] = 64
 	f.Add(stamp)
+	joined := aligned(make([]byte, 24))
+	data, _ = putCmsg(joined, unix.SOL_UDP, unix.UDP_GRO, 4)
+	binary.NativeEndian.PutUint32(data, 1452)
+	f.Add(joined)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		b = aligned(b)
 		var got Message
@@ -91,16 +111,19 @@ func TestPutControl(t *testing.T) {
 		class   uint8
 		local   string
 		ifIndex uint32
+		segment int
 		size    int
 		want    Message
 	}{
-		{true, 0, "", 0, 0, Message{}},
-		{true, 0xff, "", 0, 24, Message{TrafficClass: 0xff}},
-		{false, 1, "", 5, 24, Message{TrafficClass: 1}},
-		{true, 2, "192.0.2.1", 0, 56, Message{TrafficClass: 2, Local: netip.MustParseAddr("192.0.2.1")}},
-		{false, 2, "2001:db8::1", 8, 64, Message{TrafficClass: 2, Local: netip.MustParseAddr("2001:db8::1"), IfIndex: 8}},
-		{true, 0, "2001:db8::1", 8, 0, Message{}},
-		{false, 0, "192.0.2.1", 8, 0, Message{}},
+		{true, 0, "", 0, 0, 0, Message{}},
+		{true, 0xff, "", 0, 0, 24, Message{TrafficClass: 0xff}},
+		{false, 1, "", 5, 0, 24, Message{TrafficClass: 1}},
+		{true, 2, "192.0.2.1", 0, 0, 56, Message{TrafficClass: 2, Local: netip.MustParseAddr("192.0.2.1")}},
+		{false, 2, "2001:db8::1", 8, 0, 64, Message{TrafficClass: 2, Local: netip.MustParseAddr("2001:db8::1"), IfIndex: 8}},
+		{true, 0, "2001:db8::1", 8, 0, 0, Message{}},
+		{false, 0, "192.0.2.1", 8, 0, 0, Message{}},
+		{true, 0, "", 0, 1452, 24, Message{SegmentSize: 1452}},
+		{false, 2, "2001:db8::1", 8, 65464, 88, Message{TrafficClass: 2, Local: netip.MustParseAddr("2001:db8::1"), IfIndex: 8, SegmentSize: 65464}},
 	}
 	for _, tt := range tests {
 		var local netip.Addr
@@ -111,8 +134,9 @@ func TestPutControl(t *testing.T) {
 		for i := range buf {
 			buf[i] = 0xee // what an earlier message left
 		}
-		n := putControl(buf, tt.v4, tt.class, local, tt.ifIndex, 0)
+		n := putControl(buf, tt.v4, tt.class, local, tt.ifIndex, tt.segment)
 		got, err := slowParse(buf[:n])
+		got.SegmentSize = segmentOf(buf[:n])
 		if diff := cmp.Diff(tt.want, got, messageOpts); diff != "" || err != nil || unsafe.Sizeof(uintptr(0)) == 8 && n != tt.size {
 			t.Errorf("%+v: %d bytes, %v (-want +got):\n%s", tt, n, err, diff)
 		}

@@ -62,7 +62,7 @@ type Message struct {
 func (m *Message) Datagrams(yield func(datagram []byte) bool) {
 	rest := m.Buf[:m.N]
 	size := m.SegmentSize
-	if size <= 0 || size >= len(rest) {
+	if size <= 0 || size > len(rest) {
 		if !m.Truncated {
 			yield(rest)
 		}

@@ -2,6 +2,7 @@ package portpool
 
 import (
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -69,8 +70,10 @@ type offloads struct {
 	gsoMode  Mode
 	groMode  Mode
 	rawMode  Mode
-	most     atomic.Int32 // datagrams handed to the kernel as one; 1: GSO is off
-	refusing atomic.Pointer[map[netip.Addr]syscall.Errno]
+	most     atomic.Int32                            // datagrams handed to the kernel as one; 1: GSO is off
+	refusing atomic.Pointer[map[netip.Addr]struct{}] // copied to change it
+
+	settled sync.Once
 
 	mu       sync.Mutex
 	gso, gro Capability
@@ -80,6 +83,7 @@ type offloads struct {
 func (o *offloads) init(cfg SharedConfig) {
 	o.log, o.gsoMode, o.groMode, o.rawMode = cfg.Log, cfg.GSO, cfg.GRO, cfg.Raw
 	o.most.Store(oldSegments)
+	o.refusing.Store(&map[netip.Addr]struct{}{})
 	o.gso.On, o.gro.On = true, true
 	if cfg.GSO == Off {
 		o.turnOffGSO(byConfiguration)
@@ -93,12 +97,31 @@ func (o *offloads) init(cfg SharedConfig) {
 	}
 }
 
+// settle compares what is asked for with what the kernel can do. It does so when
+// the first socket is opened.
+func (o *offloads) settle() {
+	o.settled.Do(func() {
+		k := kernel()
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		if o.gsoMode == Auto && k.noGSO != "" {
+			o.turnOffGSO(k.noGSO)
+		}
+		switch {
+		case o.groMode == Off:
+		case o.groMode == Auto && k.noGRO != "":
+			o.turnOffGRO(k.noGRO)
+		case o.groMode == Auto && k.doubt != "":
+			o.gro.Reason = k.doubt
+			o.log.Info("udp receive offload (gro) is used untested", "reason", k.doubt)
+		}
+	})
+}
+
 // segments is how many datagrams to a destination may be handed over as one.
 func (o *offloads) segments(to netip.Addr) int {
-	if refusing := o.refusing.Load(); refusing != nil {
-		if _, ok := (*refusing)[to]; ok {
-			return 1
-		}
+	if _, ok := (*o.refusing.Load())[to]; ok {
+		return 1
 	}
 	return int(o.most.Load())
 }
@@ -108,28 +131,39 @@ func (o *offloads) segments(to netip.Addr) int {
 func (o *offloads) refuseSegments(to netip.Addr, e syscall.Errno) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	refusing := map[netip.Addr]syscall.Errno{to: e}
-	if old := o.refusing.Load(); old != nil {
-		if _, ok := (*old)[to]; ok {
-			return
-		}
-		for a, e := range *old {
-			refusing[a] = e
-		}
-	}
-	o.refusing.Store(&refusing)
+	old := o.refusing.Load()
 	switch {
-	case len(refusing) == 1:
+	case o.segments(to) == 1:
+		return
+	case len(*old) == maxNotSegmented:
+		o.turnOffGSO("refused on the way to too many destinations")
+		return
+	case len(*old) == 0:
 		o.log.Warn("udp segmentation offload (gso) does not work on the way to this destination, it gets single datagrams; "+
 			"the interface computes no checksums, or ipsec is in the way", "destination", to, "err", e)
-	case len(refusing) > maxNotSegmented:
-		o.turnOffGSO("refused on the way to too many destinations")
+	}
+	refusing := maps.Clone(*old)
+	refusing[to] = struct{}{}
+	o.refusing.Store(&refusing)
+}
+
+// LoseGSO stops handing datagrams over as one, for good, with one warning. It is
+// for who finds that they do not arrive, as with a driver that corrupts them:
+// that cannot be seen on this side.
+func (o *offloads) LoseGSO(reason string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.gso.On {
+		o.turnOffGSO(reason)
 	}
 }
 
 func (o *offloads) turnOffGSO(reason string) {
-	o.most.Store(1)
 	o.gso = Capability{Reason: reason}
+	o.most.Store(1)
+	if reason != byConfiguration {
+		o.log.Warn("udp segmentation offload (gso) is not used", "reason", reason)
+	}
 }
 
 // Capabilities tells what the sockets make use of.
@@ -137,12 +171,10 @@ func (o *offloads) Capabilities() Capabilities {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	c := Capabilities{GSO: o.gso, GRO: o.gro, Raw: o.raw}
-	if refusing := o.refusing.Load(); refusing != nil {
-		for a := range *refusing {
-			c.NotSegmented = append(c.NotSegmented, a)
-		}
-		slices.SortFunc(c.NotSegmented, netip.Addr.Compare)
+	for a := range *o.refusing.Load() {
+		c.NotSegmented = append(c.NotSegmented, a)
 	}
+	slices.SortFunc(c.NotSegmented, netip.Addr.Compare)
 	return c
 }
 
@@ -169,9 +201,13 @@ func (o *offloads) loseGRO(reason string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.gro.On {
-		o.gro = Capability{Reason: reason}
-		o.log.Warn("udp receive offload (gro) is not used", "reason", reason)
+		o.turnOffGRO(reason)
 	}
+}
+
+func (o *offloads) turnOffGRO(reason string) {
+	o.gro = Capability{Reason: reason}
+	o.log.Warn("udp receive offload (gro) is not used", "reason", reason)
 }
 
 func (o *offloads) allowRaw() bool { return o.rawMode != Off }

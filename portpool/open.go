@@ -78,6 +78,7 @@ func openNetwork(cfg SocketConfig, network string) (*UDPSocket, error) {
 	if s.shared == nil {
 		s.shared = NewShared(SharedConfig{})
 	}
+	s.shared.settle()
 	s.port = uint16(s.conn.LocalAddr().(*net.UDPAddr).Port)
 	s.readable = s.read
 	if s.raw, err = s.conn.SyscallConn(); err == nil {

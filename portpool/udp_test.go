@@ -714,29 +714,3 @@ func BenchmarkOpen(b *testing.B) {
 		})
 	}
 }
-
-func BenchmarkReceive(b *testing.B) {
-	for _, n := range []int{1, 64} {
-		b.Run(fmt.Sprintf("batch=%d", n), func(b *testing.B) {
-			s, err := Open(SocketConfig{ReceiveBuffer: 4 << 20})
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer s.Close()
-			out, in := make([]Message, n), make([]Message, n)
-			for i := range out {
-				out[i] = Message{Buf: make([]byte, 1420), Addr: addrPort("::1", s.Port())}
-				in[i].Buf = make([]byte, 1500)
-			}
-			b.ReportAllocs()
-			for b.Loop() {
-				b.StopTimer()
-				s.Send(out)
-				b.StartTimer()
-				if k, err := s.Receive(in); k != n || err != nil {
-					b.Fatalf("received %d: %v", k, err)
-				}
-			}
-		})
-	}
-}
