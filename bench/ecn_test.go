@@ -41,9 +41,21 @@ func withMarks(t *testing.T, test func(t *testing.T, tun *tunnels.Tunnel)) {
 					t.Fatal(err)
 				}
 				awaitNormal(t, tun)
+				roomy(t, tun)
 				test(t, tun)
 			})
 		})
+	}
+}
+
+// roomy makes the queues of the tunnel interfaces long, so that a machine busy with
+// something else does not look like a lossy tunnel.
+func roomy(t *testing.T, tun *tunnels.Tunnel) {
+	t.Helper()
+	for _, e := range []*tunnels.End{&tun.A, &tun.B} {
+		if out, err := e.Site.Run(t.Context(), "ip", "link", "set", e.Dev, "txqueuelen", "20000"); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
 	}
 }
 
@@ -143,6 +155,7 @@ func TestMarksOutsideAreMarksInside(t *testing.T) {
 		s := netlab.ForTest(t, netlab.SitesConfig{})
 		tun := startOurs(t, s, ipv6)
 		awaitNormal(t, tun)
+		roomy(t, tun)
 		meddle(t, s, meddler{[]string{
 			"IP ecn 1 numgen random mod 100 < 3 IP ecn set 3",
 			"IP ecn 2 numgen random mod 100 < 5 IP ecn set 3",
@@ -282,7 +295,8 @@ func testPath(t *testing.T, c *pathCase, ipv6, later bool) {
 		meddle(t, s, meddler{c.rules})
 		time.Sleep(100 * time.Millisecond)
 	}
-	notice(t, c, tun, later)
+	roomy(t, tun)
+	notice(t, c, tun)
 	arriveUnchanged(t, c, tun)
 }
 
@@ -297,7 +311,7 @@ func startMeddled(t *testing.T, s *netlab.Sites, ipv6 bool) *tunnels.Tunnel {
 }
 
 // notice waits until site A has noticed, site B knows of it, and both say so.
-func notice(t *testing.T, c *pathCase, tun *tunnels.Tunnel, later bool) {
+func notice(t *testing.T, c *pathCase, tun *tunnels.Tunnel) {
 	t.Helper()
 	start := time.Now()
 	same := func(f *pathFate) bool {
@@ -355,6 +369,7 @@ func TestStockPeerLosesNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		roomy(t, tun)
 		marked := 0
 		tap, err := capture.Start(s.B.Node, s.B.Wan, capture.Config{Snap: 96, OnPacket: func(p *capture.Packet) {
 			if !p.Outgoing && p.Proto == 17 && p.ECN() != notECT {

@@ -87,6 +87,7 @@ func testDSCP(t *testing.T, c *dscpCase, ipv6 bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	roomy(t, tun)
 	l := listenForMarks(t, s.B.Node)
 	inner := []uint8{0, af41, ef}
 	wantInside, wantWire := map[kind]int{}, map[kind]int{}

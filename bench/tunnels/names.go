@@ -16,7 +16,7 @@ type Binaries struct {
 
 // Names are the tunnels that [ByName] knows, in the order in which reports list
 // them.
-var Names = []string{"none", "kiloport", "kiloport-1port", "kernel-wireguard", "wireguard-go", "tinc", "nebula"}
+var Names = []string{"none", "kiloport", "kiloport-1port", "kernel-wireguard", "wireguard-go", "tinc", "tinc-inherit", "nebula"}
 
 // ByName gives the adapter of a tunnel, nil for "none". Settings are lines for
 // the [Interface] section of kiloport's configuration file.
@@ -35,14 +35,17 @@ func ByName(name string, b Binaries, settings []string) (Daemon, error) {
 		return WireguardGo{Binary: b.WireguardGo}, nil
 	case "tinc":
 		return Tinc{}, nil
+	case "tinc-inherit":
+		return TincInherit{}, nil
 	case "nebula":
 		return Nebula{}, nil
 	}
 	return nil, fmt.Errorf("there is no tunnel %q: choose among %s", name, strings.Join(Names, ", "))
 }
 
-// OnlyIPv4 tells whether a tunnel carries no IPv6.
-func OnlyIPv4(name string) bool { return name == "nebula" }
+// OnlyIPv4 tells whether a tunnel carries no IPv6, or does not do with it what is
+// measured.
+func OnlyIPv4(name string) bool { return name == "nebula" || name == "tinc-inherit" }
 
 // version runs a program that prints its version and gives the first line.
 func version(ctx context.Context, program string, args ...string) (string, error) {

@@ -25,7 +25,12 @@ const (
 )
 
 // Up implements [Daemon].
-func (t Tinc) Up(ctx context.Context, mine, theirs *End, c *Config) (err error) {
+func (t Tinc) Up(ctx context.Context, mine, theirs *End, c *Config) error {
+	return t.up(ctx, mine, theirs, func(string) error { return nil })
+}
+
+// up lets change see the folder of the configuration before tinc reads it.
+func (t Tinc) up(ctx context.Context, mine, theirs *End, change func(dir string) error) (err error) {
 	if err := installed("tincd", "tinc"); err != nil {
 		return err
 	}
@@ -34,6 +39,9 @@ func (t Tinc) Up(ctx context.Context, mine, theirs *End, c *Config) (err error) 
 		return err
 	}
 	if err := t.configure(dir, mine, theirs); err != nil {
+		return err
+	}
+	if err := change(dir); err != nil {
 		return err
 	}
 	cmd := exec.Command("tincd", "-c", dir, "--pidfile="+filepath.Join(dir, "pid"), "-D")
