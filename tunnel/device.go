@@ -304,7 +304,7 @@ func (d *Device) openListen(port uint16) (all []portpool.Socket, err error) {
 		}
 		return []portpool.Socket{s}, nil
 	}
-	group, err := portpool.OpenGroup(c, d.workers)
+	group, err := portpool.OpenGroup(c, d.workers, portpool.Steering{})
 	for _, s := range group {
 		all = append(all, s)
 	}
