@@ -166,13 +166,26 @@ func (d *Device) Run(ctx context.Context) error {
 	defer stop()
 	transmitted := make(chan error, d.workers)
 	for _, t := range d.transmit {
-		d.finished.Go(func() { transmitted <- t.run() })
+		d.finished.Go(func() {
+			d.pin(t.worker)
+			transmitted <- t.run()
+		})
 	}
 	d.finished.Go(func() { d.handshakes.run(d.done) })
 	err := d.watch(transmitted)
 	d.Close()
 	d.finished.Wait()
 	return err
+}
+
+// pin binds the calling goroutine, one of a worker's two, to a processor.
+func (d *Device) pin(worker int) {
+	if !d.options.Pin {
+		return
+	}
+	if err := portpool.Pin(worker); err != nil {
+		d.log.Warn("worker not pinned", "worker", worker, "error", err)
+	}
 }
 
 // watch follows the link until it goes.
@@ -328,7 +341,10 @@ func (d *Device) receiveFrom(sockets []portpool.Socket, done chan<- struct{}) {
 	defer close(done)
 	var all sync.WaitGroup
 	for i, socket := range sockets {
-		all.Go(func() { d.receive[i].run(socket) })
+		all.Go(func() {
+			d.pin(i)
+			d.receive[i].run(socket)
+		})
 	}
 	all.Wait()
 }

@@ -43,6 +43,8 @@ type Options struct {
 	// one for each processor, up to 8. It is for whoever makes the TUN
 	// device: the Device has as many workers as that has queues.
 	Workers int
+	// Pin binds the goroutines of each worker to one processor.
+	Pin bool
 	// Cipher says what seals the packets between two kiloports.
 	Cipher CipherMode
 	// GSO says whether packets of one flow leave the host, and go to the

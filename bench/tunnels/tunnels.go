@@ -150,14 +150,21 @@ func (t *Tunnel) await(ctx context.Context, only4 bool) error {
 	if !only4 {
 		groups = append(groups, traffic.Group{Kind: traffic.ICMPEcho, Count: 1, To: t.B.Site.Inner6(1).Addr()})
 	}
-	r, err := traffic.Between(ctx, t.A.Site.End(), t.B.Site.End(), traffic.Plan{OpenTimeout: startPatience, Groups: groups})
-	if err != nil {
-		return err
+	// The first may be lost: an IPv6 address is usable a moment after it was
+	// added, and a handshake on a busy machine takes a while.
+	for began := time.Now(); ; {
+		r, err := traffic.Between(ctx, t.A.Site.End(), t.B.Site.End(), traffic.Plan{OpenTimeout: startPatience, Groups: groups})
+		if err != nil {
+			return err
+		}
+		err = r.Check()
+		if err == nil {
+			return nil
+		}
+		if time.Since(began) > startPatience {
+			return fmt.Errorf("nothing gets through the tunnel: %w", err)
+		}
 	}
-	if err := r.Check(); err != nil {
-		return fmt.Errorf("nothing gets through the tunnel: %w", err)
-	}
-	return nil
 }
 
 // AwaitDaemon tries until the daemon is ready. That its process ends well is no

@@ -103,6 +103,15 @@ var options = []option{
 		get: func(o *tunnel.Options) string { return strconv.Itoa(o.Workers) },
 	},
 	{
+		flag: "pin", key: "Pin", value: "on|off",
+		help: "bind each worker to one processor",
+		set: func(o *tunnel.Options, v string) (err error) {
+			o.Pin, err = parseOnOff(v)
+			return err
+		},
+		get: func(o *tunnel.Options) string { return onOff(o.Pin) },
+	},
+	{
 		flag: "cipher", key: "Cipher", value: "auto|chacha20poly1305|aes256gcm",
 		help: "what seals packets between two kiloports: aes256gcm if both processors are fast at it, or always one",
 		set:  func(o *tunnel.Options, v string) (err error) { o.Cipher, err = tunnel.ParseCipher(v); return err },
@@ -120,6 +129,16 @@ var options = []option{
 		set:  func(o *tunnel.Options, v string) (err error) { o.GRO, err = tunnel.ParseOffload(v); return err },
 		get:  func(o *tunnel.Options) string { return o.GRO.String() },
 	},
+}
+
+func parseOnOff(v string) (bool, error) {
+	switch strings.ToLower(v) {
+	case "on":
+		return true, nil
+	case "off":
+		return false, nil
+	}
+	return false, fmt.Errorf("%q is none of on, off", v)
 }
 
 // chosen is the options given as flags, which override a configuration file.
