@@ -1,7 +1,9 @@
 package tun
 
 import (
+	"bytes"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 
@@ -113,6 +115,47 @@ func TestQueuesOfALinkElsewhere(t *testing.T) {
 		}()
 		if c := <-done; c.Queues != 1 || !strings.Contains(fmt.Sprint(c.Lost), "another network namespace") {
 			t.Errorf("%+v", c)
+		}
+	})
+}
+
+// A persistent link forgets what its last user could do.
+func TestOffloadsOfTheLastUser(t *testing.T) {
+	inNamespace(t, func(t *testing.T) {
+		ip(t, "tuntap", "add", "mode", "tun", "name", "keep")
+		ip(t, "addr", "add", "10.99.0.1/24", "dev", "keep")
+		ip(t, "link", "set", "keep", "up")
+		conn, err := net.Dial("udp", "10.99.0.2:5")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		for _, c := range []struct {
+			what    string
+			options Options
+			flags   uint8
+		}{
+			{"all", Options{Offloads: OffloadAll}, NeedsChecksum},
+			{"none", Options{}, 0},
+			{"all again", Options{Offloads: OffloadAll}, NeedsChecksum},
+			{"refused", Options{Offloads: OffloadAll, refuse: refusing(unix.TUNSETOFFLOAD, unix.TUN_F_CSUM)}, 0},
+		} {
+			d := create(t, "keep", c.options)
+			fmt.Fprint(conn, c.what)
+			buf := make([]byte, 2000)
+			for {
+				h, n, err := d.Queues()[0].Read(buf)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if bytes.HasSuffix(buf[:Headroom+n], []byte(c.what)) {
+					if h.Flags != c.flags {
+						t.Errorf("%s: flags %d, want %d", c.what, h.Flags, c.flags)
+					}
+					break
+				}
+			}
+			d.Close()
 		}
 	})
 }

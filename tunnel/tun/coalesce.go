@@ -119,7 +119,8 @@ func (c *Coalescer) joinable(protocol uint8) bool {
 	return c.offloads.Has(OffloadUSO)
 }
 
-// addToFlow joins a packet to its flow's newest, or makes it the newest.
+// addToFlow joins a packet to its flow's newest, or makes it the newest, so that
+// no later one overtakes it.
 func (c *Coalescer) addToFlow(p *held) {
 	p.prepare()
 	slot, newest := c.find(p)
@@ -147,15 +148,12 @@ func (c *Coalescer) find(p *held) (slot uint32, newest *held) {
 	return p.hash % flowSlots, nil
 }
 
-// join adds p's payload to h. If that must not be, no later packet of the flow
-// may be joined to h either, for it would overtake p.
+// join adds p's payload to h, unless it must not.
 func (c *Coalescer) join(h, p *held) bool {
-	joins := h.open && p.size > 0 && p.size <= h.size &&
-		h.headers == p.headers && h.length+p.size <= MaxPacket && h.parts < h.maxParts() &&
-		h.follows(p) && sameHeaders(h.packet(), p.packet(), &h.layout) &&
-		h.checkSound() && p.checkSound()
-	if !joins {
-		h.open = false
+	if !h.open || p.size == 0 || p.size > h.size ||
+		h.length+p.size > MaxPacket || h.parts >= h.maxParts() ||
+		!h.follows(p) || !sameHeaders(h.packet(), p.packet(), &h.layout) ||
+		!h.checkSound() || !p.checkSound() {
 		return false
 	}
 	packet := p.packet()
@@ -239,7 +237,6 @@ func (h *held) isFixedID(p *held) bool {
 func (h *held) checkSound() bool {
 	if !h.sound {
 		h.sound = checksumGood(h.packet(), &h.layout)
-		h.open = h.open && h.sound
 	}
 	return h.sound
 }

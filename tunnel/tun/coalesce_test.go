@@ -334,6 +334,18 @@ func TestCoalesceRules(t *testing.T) {
 	}
 }
 
+// What a segment is not to repeat is not joined, though all packets have it.
+func TestCoalesceFlagsOfAll(t *testing.T) {
+	for flags, want := range map[uint8]int{0x10: 1, 0x50: 1, 0x90: 3, 0x11: 3, 0x12: 3, 0x14: 3, 0x30: 3, 0x18: 3, 0x40: 3} {
+		for _, in := range []tuntest.Inner{{From: from4, To: to4}, {From: from6, To: to6}} {
+			in.Flags, in.Payload = flags, noise(300)
+			if r := check(t, tun.OffloadAll, stream(in, 100)); len(r.writes) != want {
+				t.Errorf("flags %#x: %d writes, want %d", flags, len(r.writes), want)
+			}
+		}
+	}
+}
+
 // What is wrong in one packet stays wrong, and its own.
 func TestCoalesceLeavesBadChecksums(t *testing.T) {
 	for name, in := range inners(noise(5 * 400)) {
@@ -436,9 +448,11 @@ func TestCoalesceFragmentsEndEverything(t *testing.T) {
 	for _, in := range []tuntest.Inner{{From: from4, To: to4, UDP: true}, {From: from6, To: to6, UDP: true}} {
 		in.Payload = noise(4 * 100)
 		packets := stream(in, 100)
-		fragment := bytes.Clone(packets[0].packet)
-		if in.From == from4 {
-			fragment[6] = 0x20
+		in.From = netip.AddrPortFrom(in.From.Addr(), 1)
+		fragment := in.Packet()
+		if in.To == to4 {
+			fragment[6], fragment[10], fragment[11] = 0x20, 0, 0 // more fragments
+			binary.BigEndian.PutUint16(fragment[10:], ^tuntest.Sum(fragment[:20]))
 		} else {
 			fragment[6] = 44
 		}
@@ -446,6 +460,78 @@ func TestCoalesceFragmentsEndEverything(t *testing.T) {
 		if r := check(t, tun.OffloadAll, packets); len(r.writes) != 3 {
 			t.Errorf("%d writes, want 3", len(r.writes))
 		}
+	}
+}
+
+// What is not as its headers say is not touched, let alone joined.
+func TestCoalesceLeavesOtherLengths(t *testing.T) {
+	for name, in := range inners(noise(200)) {
+		if in.Between != nil || in.Flags != 0 {
+			continue
+		}
+		header := len(in.Packet()) - 200
+		doff := map[bool]int{true: 32, false: 52}[in.From == from4]
+		for what, change := range map[string]func([]byte) []byte{
+			"longer":  func(p []byte) []byte { return append(p, 1, 2, 3, 4) },
+			"shorter": func(p []byte) []byte { return p[:len(p)-2] },
+			"a UDP length": func(p []byte) []byte {
+				if in.UDP {
+					p[header-4]++
+				}
+				return append(p, 0)
+			},
+			"a TCP header": func(p []byte) []byte {
+				if !in.UDP {
+					in := in
+					in.Payload = nil
+					p = in.Packet()
+					p[doff] = 0xf0
+				}
+				return p[:len(p):len(p)]
+			},
+		} {
+			if what == "a TCP header" && in.UDP {
+				continue
+			}
+			p := change(in.Packet())
+			for _, vouched := range []bool{false, true} {
+				r := new(recorder)
+				c := tun.NewCoalescer(r, tun.OffloadAll)
+				c.Add(room(p), vouched)
+				c.Add(room(p), vouched)
+				c.Flush()
+				for _, w := range r.writes {
+					if !bytes.Equal(w.packet, p) || w.header != (tun.Header{}) {
+						t.Errorf("%s, %s: changed: %v %x", name, what, w.header, w.packet[:60])
+					}
+				}
+				if len(r.writes) != 2 {
+					t.Errorf("%s, %s: %d writes", name, what, len(r.writes))
+				}
+			}
+		}
+	}
+}
+
+// A datagram without checksum whose checksum would be zero is without, all the
+// same.
+func TestCoalesceNoChecksum(t *testing.T) {
+	in := tuntest.Inner{From: from4, To: to4, UDP: true, DF: true, Payload: noise(100)}
+	p := in.Packet()
+	for v := 0; p[26] != 0xff || p[27] != 0xff; v++ {
+		binary.BigEndian.PutUint16(in.Payload, uint16(v))
+		p = in.Packet()
+	}
+	with := inbound{packet: bytes.Clone(p)}
+	if r := check(t, tun.OffloadAll, []inbound{with, with}); len(r.writes) != 1 {
+		t.Errorf("with a checksum: %d writes", len(r.writes))
+	}
+	with.vouched = true
+	check(t, 0, []inbound{with})
+	p[26], p[27] = 0, 0
+	without := inbound{packet: p}
+	if r := check(t, tun.OffloadAll, []inbound{without, without}); len(r.writes) != 2 {
+		t.Errorf("without a checksum: %d writes", len(r.writes))
 	}
 }
 
@@ -466,6 +552,23 @@ func TestCoalesceWithoutOffloads(t *testing.T) {
 					t.Errorf("%s, %v: header %v", name, o, w.header)
 				}
 			}
+		}
+	}
+}
+
+// No more is held than there is room for.
+func TestCoalescerHoldsLittle(t *testing.T) {
+	for name, packets := range map[string][]inbound{
+		"one flow":    stream(tuntest.Inner{From: from4, To: to4, Payload: noise(150000)}, 100),
+		"no two join": stream(tuntest.Inner{From: from4, To: to4, Flags: 0x18, Payload: noise(150000)}, 100),
+	} {
+		r := new(recorder)
+		c := tun.NewCoalescer(r, tun.OffloadAll)
+		for _, p := range packets {
+			c.Add(room(p.packet), false)
+		}
+		if len(r.wire(t)) < len(packets)-1100 {
+			t.Errorf("%s: of %d packets only %d are written before the end", name, len(packets), len(r.wire(t)))
 		}
 	}
 }
@@ -495,6 +598,9 @@ func TestCoalescerDoesNotAllocate(t *testing.T) {
 		for _, p := range stream(in, 1300) {
 			bufs = append(bufs, room(p.packet))
 		}
+	}
+	for _, p := range stream(tuntest.Inner{From: from6, To: to6, Payload: noise(150000)}, 100) {
+		bufs = append(bufs, room(p.packet))
 	}
 	c := tun.NewCoalescer(discard{}, tun.OffloadAll)
 	for _, vouched := range []bool{false, true} {

@@ -59,8 +59,7 @@ func comparisons(length int, free []int, flags int) (list []comparison) {
 	return list
 }
 
-// sameHeaders says whether what must be the same is, in two packets with equal
-// layout.
+// sameHeaders says whether what must be the same is, in two packets of a flow.
 func sameHeaders(a, b []byte, l *layout) bool {
 	kind := l.headerKind()
 	differ := uint64(0)

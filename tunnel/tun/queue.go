@@ -165,8 +165,7 @@ func (q *queue) parse(buf []byte, n int, err error) (Header, int, error) {
 	case n <= headerSize:
 		return Header{}, 0, ErrMalformed
 	}
-	// The driver gives the packet's length, also when it was cut off.
-	return parseHeader(buf), min(n, len(buf)) - headerSize, nil
+	return parseHeader(buf), n - headerSize, nil
 }
 
 // Write is Queue's.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"kiloport/tunnel/tun"
@@ -137,7 +138,7 @@ func TestVouchedSegments(t *testing.T) {
 	var s tun.Segmenter
 	vouched := func(p []byte, transport int) []byte {
 		field := transport + 16
-		if in := p[9]; p[0]>>4 == 4 && in == 17 || p[0]>>4 == 6 && p[6] == 17 {
+		if p[0]>>4 == 4 && p[9] == 17 || p[0]>>4 == 6 && p[6] == 17 {
 			field = transport + 6
 		}
 		p[field], p[field+1] = 0, 0
@@ -176,6 +177,16 @@ func TestVouchedSegments(t *testing.T) {
 			t.Errorf("%s, unknown: vouched or changed", name)
 		}
 	}
+	// The other end would not find the checksum behind IP options.
+	h, plain := tuntest.Inner{From: from4, To: to4, Payload: noise(3000)}.Super(1000)
+	p := slices.Insert(bytes.Clone(plain), 20, 1, 1, 1, 1)
+	p[0]++
+	h.ChecksumStart += 4
+	want, _ := tuntest.Segment(h, p)
+	if err := s.Reset(h, p, true); err != nil || s.Vouched() {
+		t.Errorf("IP options: vouched %v, %v", s.Vouched(), err)
+	}
+	equal(t, "IP options", segments(&s), want)
 	// A datagram without checksum must not get one.
 	none := tuntest.Inner{From: from4, To: to4, UDP: true, Payload: noise(10)}.Packet()
 	none[26], none[27] = 0, 0
@@ -207,6 +218,7 @@ func TestSegmenterRefuses(t *testing.T) {
 		{"an unknown kind", with(h4, func(h *tun.Header) { h.GSO = 3 }), p4},
 		{"ecn of udp", with(h4, func(h *tun.Header) { h.GSO = tun.GSOUDP | tun.GSOECN }), udp},
 		{"udp that is said to be tcp", h4, udp},
+		{"udp that is said to be tcp, complete", with(h4, func(h *tun.Header) { h.Flags = 0 }), udp},
 		{"no size", with(h4, func(h *tun.Header) { h.SegmentSize = 0 }), p4},
 		{"a checksum elsewhere", with(h4, func(h *tun.Header) { h.ChecksumStart = 24 }), p4},
 		{"a checksum of another field", with(h4, func(h *tun.Header) { h.ChecksumOffset = 6 }), p4},

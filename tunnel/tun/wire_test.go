@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -136,7 +137,10 @@ func (w *wire) dial(network, address string) (client, server net.Conn) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.t.Cleanup(func() { client.Close(); server.Close() })
+	for _, c := range []net.Conn{client, server} {
+		c.SetDeadline(time.Now().Add(3 * patience)) // what never arrives must not hang the test
+		w.t.Cleanup(func() { c.Close() })
+	}
 	return client, server
 }
 
@@ -318,6 +322,7 @@ func TestUDPOverTheWire(t *testing.T) {
 				server = c.(*net.UDPConn)
 			})
 			server.SetReadBuffer(8 << 20)
+			server.SetDeadline(time.Now().Add(3 * patience))
 			var client net.Conn
 			w.hosts[0].Do(t, func() {
 				d := net.Dialer{Control: func(n, a string, c syscall.RawConn) error {
