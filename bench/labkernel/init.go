@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 
@@ -39,7 +40,7 @@ func RunIfInit() {
 	if os.Getpid() != 1 || hostFolder == "" {
 		return
 	}
-	err := runInit(hostFolder)
+	err := errors.Join(yieldToNobody(), runInit(hostFolder))
 	if err != nil {
 		// The console is the last hope: the job's folder could not be used.
 		fmt.Fprintf(os.Stderr, "lab kernel init: %v\n", err)
@@ -48,6 +49,23 @@ func RunIfInit() {
 	err = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	fmt.Fprintf(os.Stderr, "lab kernel init: power off: %v\n", err)
 	os.Exit(1) // which panics the kernel, and so ends it, too
+}
+
+// yieldToNobody makes this thread, and by inheritance every process of the guest,
+// one that preempts no other when it wakes up (SCHED_BATCH).
+//
+// In virtual time a kernel loop that waits for another process and yields by
+// cond_resched waits for ever: the scheduler has no ticks to see that the loop
+// has had its share. There is such a loop at the end of processes with several
+// threads: one that ends removes its entries from /proc, having woken its parent,
+// and the parent that runs first waits for the entries to go
+// (shrink_dcache_parent). Here the parent does not run first.
+func yieldToNobody() error {
+	runtime.LockOSThread()
+	if err := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_BATCH}, 0); err != nil {
+		return fmt.Errorf("choose the scheduling policy: %w", err)
+	}
+	return nil
 }
 
 // runInit does the job in the folder and leaves the outcome there.
