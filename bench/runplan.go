@@ -24,7 +24,7 @@ func (o *runOptions) plan(names []string) ([]lab.Experiment, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := o.checkBaseline(); err != nil {
+	if err := errors.Join(o.checkBaseline(), o.checkPorts(), o.checkFlows()); err != nil {
 		return nil, err
 	}
 	binaries, err := o.binaries()
@@ -166,18 +166,58 @@ func (o *runOptions) choose(s *lab.Scenario) ([]string, error) {
 // the tunnels take turns, so that what else the machine does meets all of them.
 func (o *runOptions) turns(e lab.Experiment, repeat int) (all []lab.Experiment) {
 	for _, e.Tunnel = range o.tunnels {
-		e.Settings = nil
-		if strings.HasPrefix(e.Tunnel, "kiloport") {
-			e.Settings = o.settings
-		}
-		for e.Repetition = 1; e.Repetition <= repeat; e.Repetition++ {
-			all = append(all, e)
+		for _, e.Settings = range o.variants(e.Tunnel) {
+			for e.Repetition = 1; e.Repetition <= repeat; e.Repetition++ {
+				all = append(all, e)
+			}
 		}
 	}
 	if o.real {
 		slices.SortStableFunc(all, func(a, b lab.Experiment) int { return a.Repetition - b.Repetition })
 	}
 	return all
+}
+
+// variants are the settings that a tunnel is measured with, one after the other.
+func (o *runOptions) variants(tunnel string) (all [][]string) {
+	switch {
+	case !strings.HasPrefix(tunnel, tunnelKiloport):
+		return [][]string{nil}
+	case len(o.ports) == 0 || tunnel != tunnelKiloport: // the other one has its size in its name
+		return [][]string{o.settings}
+	}
+	for _, n := range o.ports {
+		all = append(all, append([]string{fmt.Sprintf("Ports = %d", n)}, o.settings...))
+	}
+	return all
+}
+
+// Tunnels that the command treats in another way than the rest.
+const tunnelKiloport = "kiloport"
+
+// maxPorts is what kiloport takes for the size of its pool.
+const maxPorts = 16384
+
+func (o *runOptions) checkPorts() error {
+	for _, n := range o.ports {
+		if n < 1 || n > maxPorts {
+			return fmt.Errorf("--ports %d is not within 1 to %d", n, maxPorts)
+		}
+	}
+	if len(o.ports) > 0 && !slices.Contains(o.tunnels, tunnelKiloport) {
+		return errors.New("--ports is for kiloport, which is not among the --tunnels")
+	}
+	return nil
+}
+
+func (o *runOptions) checkFlows() error {
+	const most = 2000 // gateways note some 65 000 kinds of packets
+	for _, n := range o.flows {
+		if n < 1 || n > most {
+			return fmt.Errorf("--flows %d is not within 1 to %d", n, most)
+		}
+	}
+	return nil
 }
 
 // path is what the flags and the scenario make of one rate.

@@ -212,7 +212,7 @@ func (b *bench) native() error {
 func (b *bench) traffic(ctx context.Context, groups []traffic.Group) error {
 	plan := traffic.Plan{
 		Groups: groups, Duration: quiet + b.Load, Linger: linger, IdleProbes: idleProbe,
-		Series: b.scenario.groups != nil, Bin: bin, Abandon: true, Virtual: Virtual(),
+		Series: true, Bin: bin, Abandon: true, Virtual: Virtual(),
 	}
 	w := b.watch(ctx)
 	result, err := traffic.Between(ctx, b.sites.A.Host, b.sites.B.Host, plan)

@@ -99,7 +99,8 @@ func (b *bench) congestion(r *traffic.Result, groups []traffic.Group) {
 	b.run.Metrics["segments_delivered_ce_count"] = float64(marked)
 }
 
-// fairness is Jain's index over the bulk flows of each direction.
+// fairness is Jain's index over the bulk flows of each direction, by what they
+// brought after the warm-up.
 func (b *bench) fairness(r *traffic.Result, groups []traffic.Group) {
 	var shares [2][]float64
 	for i := range r.Flows {
@@ -109,7 +110,7 @@ func (b *bench) fairness(r *traffic.Result, groups []traffic.Group) {
 			continue
 		}
 		total := uint64(0)
-		for _, n := range f.Series.Bytes {
+		for _, n := range f.Series.Bytes[min(len(f.Series.Bytes), int((quiet+warmUp)/bin)):] {
 			total += n
 		}
 		way := 0
@@ -118,14 +119,15 @@ func (b *bench) fairness(r *traffic.Result, groups []traffic.Group) {
 		}
 		shares[way] = append(shares[way], float64(total))
 	}
-	for way, name := range []string{"jain_index_up", "jain_index_down"} {
-		if len(shares[way]) > 1 {
-			b.run.Metrics[name] = jain(shares[way])
+	for way, name := range []string{report.MetricJainUp, report.MetricJainDown} {
+		if index := jain(shares[way]); len(shares[way]) > 1 && !math.IsNaN(index) {
+			b.run.Metrics[name] = index
 		}
 	}
 }
 
-// jain is Jain's fairness index: 1 if all have the same, 1/n if one has all.
+// jain is the fairness index of Jain, Chiu and Hawe (DEC-TR-301, 1984): 1 if all
+// have the same, 1/n if one has all, NaN if none has anything.
 func jain(x []float64) float64 {
 	sum, squares := 0.0, 0.0
 	for _, v := range x {
