@@ -97,9 +97,14 @@ func TestBulkThroughTheTunnel(t *testing.T) {
 // misled tells whether something arrived that should not have, or not then.
 func misled(d traffic.Direction) bool { return d.Duplicated+d.Reordered+d.Corrupted > 0 }
 
-// stockCases are both roles, with and without a preshared key: site A, which
-// starts, and site B, which only answers.
+// stockCases are [mixedCases] with wireguard-go.
 func stockCases(t *testing.T, test func(t *testing.T, atA, atB tunnels.Daemon, c tunnels.Config)) {
+	mixedCases(t, stock, test)
+}
+
+// mixedCases are kiloport in both roles, with and without a preshared key: site A,
+// which starts, and site B, which only answers.
+func mixedCases(t *testing.T, other func(*testing.T) tunnels.Daemon, test func(t *testing.T, atA, atB tunnels.Daemon, c tunnels.Config)) {
 	preshared := make([]byte, 32)
 	if _, err := rand.Read(preshared); err != nil {
 		t.Fatal(err)
@@ -111,8 +116,8 @@ func stockCases(t *testing.T, test func(t *testing.T, atA, atB tunnels.Daemon, c
 		if psk != nil {
 			with = "with"
 		}
-		t.Run("initiator "+with+" preshared key", func(t *testing.T) { test(t, ours(t), stock(t), c) })
-		t.Run("responder "+with+" preshared key", func(t *testing.T) { test(t, stock(t), ours(t), c) })
+		t.Run("initiator "+with+" preshared key", func(t *testing.T) { test(t, ours(t), other(t), c) })
+		t.Run("responder "+with+" preshared key", func(t *testing.T) { test(t, other(t), ours(t), c) })
 	}
 }
 

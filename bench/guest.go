@@ -14,8 +14,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"kiloport/bench/guest"
 	"kiloport/bench/lab"
-	"kiloport/bench/labkernel"
 	"kiloport/bench/report"
 )
 
@@ -48,7 +48,7 @@ func newGuest() *cobra.Command {
 }
 
 // guests do experiments in lab kernels, one kernel for each.
-type guests struct{ kernel *labkernel.Kernel }
+type guests struct{ kernel kernel }
 
 // A guest that takes longer than this in real time has stopped its own clock: now
 // and then the kernel inside spins where time would go on on a real machine. It is
@@ -93,9 +93,9 @@ func (g *guests) try(ctx context.Context, e *lab.Experiment) (run *report.Run, e
 		return nil, fmt.Errorf("write the experiment: %w", err)
 	}
 	var said bytes.Buffer
-	err = g.kernel.Run(ctx, labkernel.Guest{
+	err = g.kernel.Run(ctx, guest.Guest{
 		Command: []string{self, "guest", asked, told}, Stdout: &said, Stderr: &said,
-		Share: []labkernel.Share{{Path: dir}},
+		Share: []guest.Share{{Path: dir}},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%s through %s: %w%s", e.Scenario, e.Tunnel, err, quoted(said.Bytes()))

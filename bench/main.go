@@ -23,6 +23,7 @@ import (
 
 	"kiloport/bench/labkernel"
 	"kiloport/bench/netlab/traffic"
+	"kiloport/bench/stockkernel"
 )
 
 // Exit statuses of the command.
@@ -42,6 +43,7 @@ func register(command func() *cobra.Command) { commands = append(commands, comma
 
 func main() {
 	labkernel.RunIfInit()
+	stockkernel.RunIfInit()
 	traffic.RunIfHelper()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	status := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)

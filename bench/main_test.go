@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"kiloport/bench/labkernel"
 	"kiloport/bench/netlab"
 	"kiloport/bench/netlab/traffic"
+	"kiloport/bench/stockkernel"
 	"kiloport/bench/tunnels"
 )
 
@@ -24,6 +26,7 @@ var built string
 // a lab kernel, the command in it, a helper.
 func TestMain(m *testing.M) {
 	labkernel.RunIfInit()
+	stockkernel.RunIfInit()
 	traffic.RunIfHelper()
 	if len(os.Args) > 1 && os.Args[1] == "guest" {
 		main()
@@ -31,7 +34,14 @@ func TestMain(m *testing.M) {
 	os.Exit(testMain(m))
 }
 
+// builtEnv names the folder of binaries that are built already, where these tests
+// run in another kernel.
+const builtEnv = "KILOPORT_BENCH_BUILT"
+
 func testMain(m *testing.M) int {
+	if built = os.Getenv(builtEnv); built != "" {
+		return m.Run()
+	}
 	folder, err := os.MkdirTemp("", "kiloport-bench-test-")
 	if err != nil {
 		panic(err)
@@ -42,10 +52,16 @@ func testMain(m *testing.M) int {
 }
 
 // build makes a static binary of a package.
-func build(name, pkg string) func() (string, error) {
+func build(name, pkg string) func() (string, error) { return buildBy(name, "build", pkg) }
+
+// buildBy makes a static binary by a subcommand of go and its arguments.
+func buildBy(name string, args ...string) func() (string, error) {
 	return sync.OnceValues(func() (string, error) {
 		path := filepath.Join(built, name)
-		cmd := exec.Command("go", "build", "-o", path, pkg)
+		if os.Getenv(builtEnv) != "" {
+			return path, nil
+		}
+		cmd := exec.Command("go", slices.Insert(args, 1, "-o", path)...)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		out, err := cmd.CombinedOutput()
 		if err != nil {
@@ -58,6 +74,8 @@ func build(name, pkg string) func() (string, error) {
 var (
 	kiloportBinary    = build("kiloport", "kiloport/cmd/kiloport")
 	wireguardGoBinary = build("wireguard-go", "golang.zx2c4.com/wireguard")
+	// These tests themselves, as they can be the first process of a kernel.
+	testsBinary = buildBy("bench.test", "test", "-c", ".")
 )
 
 func binary(t *testing.T, build func() (string, error)) string {

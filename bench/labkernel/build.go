@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+
+	"kiloport/bench/host"
 )
 
 // neededSpace is what a build takes on disk: the source and the objects.
@@ -16,10 +18,10 @@ const neededSpace = 2 << 30
 
 // builder builds a kernel into the cache, whose lock is held.
 type builder struct {
-	host     *host
-	cache    string
+	host     *host.Host
+	cache    host.Cache
 	wanted   string // configuration fragment
-	reporter *reporter
+	reporter *host.Reporter
 }
 
 // build returns the folder in the cache where the kernel then is.
@@ -28,7 +30,7 @@ func (b *builder) build(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	temp, err := os.MkdirTemp(b.cache, buildPrefix)
+	temp, err := b.cache.Make()
 	if err != nil {
 		return "", err
 	}
@@ -37,8 +39,8 @@ func (b *builder) build(ctx context.Context) (string, error) {
 	if err := errors.Join(os.Mkdir(tree, 0o755), os.Mkdir(result, 0o755)); err != nil {
 		return "", err
 	}
-	b.reporter.step("extracting " + src.archive())
-	if _, err := b.host.run(ctx, tree, nil, "tar", "-xJf", src.archive(), "--strip-components=1"); err != nil {
+	b.reporter.Step("extracting " + src.archive())
+	if _, err := b.host.Run(ctx, tree, nil, "tar", "-xJf", src.archive(), "--strip-components=1"); err != nil {
 		return "", err
 	}
 	if err := b.configure(ctx, tree); err != nil {
@@ -49,42 +51,37 @@ func (b *builder) build(ctx context.Context) (string, error) {
 	}
 	m := &Manifest{Package: src.pkg, PackageVersion: src.version, ConfigHash: hashConfig(b.wanted)}
 	kernel := filepath.Join(result, binaryName)
-	if m.SHA256, err = hashFile(kernel); err != nil {
+	if m.SHA256, err = host.HashFile(kernel); err != nil {
 		return "", err
 	}
 	if m.Release, err = askRelease(ctx, kernel); err != nil {
 		return "", err
 	}
-	folder, err := publish(b.cache, result, m)
+	folder, err := b.cache.Publish(result, m.folder(), m)
 	if err == nil {
-		b.reporter.say("lab kernel: %s is built: %s", m.Release, folder)
+		b.reporter.Say("%s is built: %s", m.Release, folder)
 	}
 	return folder, err
 }
 
 // prepare sees to it that everything is there that a build needs.
 func (b *builder) prepare(ctx context.Context) (source, error) {
-	space, err := b.host.free(b.cache)
-	if err != nil {
+	if err := b.host.CheckSpace(b.cache, neededSpace); err != nil {
 		return source{}, err
-	}
-	if space < neededSpace {
-		return source{}, fmt.Errorf("%s has %d MB free and %d MB are needed: make room, or set XDG_CACHE_HOME to a folder elsewhere",
-			b.cache, space>>20, neededSpace>>20)
 	}
 	src, err := b.source(ctx)
 	if err != nil {
 		return source{}, err
 	}
-	packages := b.host.missing()
+	packages := b.host.Missing(needs)
 	if !src.installed {
 		packages = append(packages, src.pkg)
 	}
 	if len(packages) == 0 {
 		return src, nil
 	}
-	b.reporter.step("installing with apt: " + strings.Join(packages, " "))
-	if err := b.host.install(ctx, packages); err != nil {
+	b.reporter.Step("installing with apt: " + strings.Join(packages, " "))
+	if err := b.host.Install(ctx, packages); err != nil {
 		return source{}, err
 	}
 	return b.installed(ctx, src)
@@ -93,28 +90,28 @@ func (b *builder) prepare(ctx context.Context) (source, error) {
 // source finds the source. Where apt would have to bring one and knows none, or
 // no better one than an old release's, it may be that its lists are out of date.
 func (b *builder) source(ctx context.Context) (source, error) {
-	src, err := b.host.findSource(ctx)
+	src, err := findSource(ctx, b.host)
 	best := err == nil && (src.installed || src.pkg == sourcePackages[0])
-	if best || !b.host.root || err != nil && !errors.Is(err, errNoSource) {
+	if best || !b.host.Root || err != nil && !errors.Is(err, errNoSource) {
 		return src, err
 	}
-	b.reporter.step("updating apt's lists")
-	if _, updateErr := b.host.run(ctx, "", nil, "apt-get", "update", "-q"); updateErr != nil {
+	b.reporter.Step("updating apt's lists")
+	if updateErr := b.host.Update(ctx); updateErr != nil {
 		if err == nil {
 			return src, nil
 		}
 		return source{}, updateErr
 	}
-	return b.host.findSource(ctx)
+	return findSource(ctx, b.host)
 }
 
 // installed looks whether the packages have brought what they were to bring,
 // and which version of the source it is.
 func (b *builder) installed(ctx context.Context, src source) (source, error) {
-	if packages := b.host.missing(); len(packages) > 0 {
+	if packages := b.host.Missing(needs); len(packages) > 0 {
 		return source{}, fmt.Errorf("these are installed but not where a build looks for them, in PATH and /usr/include: %s", strings.Join(packages, " "))
 	}
-	now, ok := b.host.installedSource(ctx, src.pkg)
+	now, ok := installedSource(ctx, b.host, src.pkg)
 	if !ok {
 		return source{}, fmt.Errorf("the package %s is installed but has no %s", src.pkg, src.archive())
 	}
@@ -124,9 +121,9 @@ func (b *builder) installed(ctx context.Context, src source) (source, error) {
 // configure writes the kernel's configuration, and checks that all of the
 // wanted is in it.
 func (b *builder) configure(ctx context.Context, tree string) error {
-	b.reporter.step("configuring")
+	b.reporter.Step("configuring")
 	path := filepath.Join(tree, ".config")
-	if _, err := b.host.run(ctx, tree, nil, "make", "ARCH=um", "defconfig"); err != nil {
+	if _, err := b.host.Run(ctx, tree, nil, "make", "ARCH=um", "defconfig"); err != nil {
 		return err
 	}
 	base, err := os.ReadFile(path)
@@ -140,7 +137,7 @@ func (b *builder) configure(ctx context.Context, tree string) error {
 	if err := os.WriteFile(path, []byte(merged), 0o644); err != nil {
 		return err
 	}
-	if _, err := b.host.run(ctx, tree, nil, "make", "ARCH=um", "olddefconfig"); err != nil {
+	if _, err := b.host.Run(ctx, tree, nil, "make", "ARCH=um", "olddefconfig"); err != nil {
 		return err
 	}
 	got, err := os.ReadFile(path)
@@ -159,12 +156,12 @@ func (b *builder) configure(ctx context.Context, tree string) error {
 
 // compile makes the kernel and puts it and its configuration into result.
 func (b *builder) compile(ctx context.Context, tree, result string) error {
-	b.reporter.step("compiling")
+	b.reporter.Step("compiling")
 	jobs := "-j" + strconv.Itoa(runtime.NumCPU())
-	if _, err := b.host.run(ctx, tree, b.reporter.count(compileSteps), "make", jobs, "ARCH=um", "linux"); err != nil {
+	if _, err := b.host.Run(ctx, tree, b.reporter.Count(compileSteps), "make", jobs, "ARCH=um", "linux"); err != nil {
 		return err
 	}
-	if _, err := b.host.run(ctx, tree, nil, "strip", "-o", filepath.Join(result, binaryName), "linux"); err != nil {
+	if _, err := b.host.Run(ctx, tree, nil, "strip", "-o", filepath.Join(result, binaryName), "linux"); err != nil {
 		return err
 	}
 	config, err := os.ReadFile(filepath.Join(tree, ".config"))

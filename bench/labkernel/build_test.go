@@ -9,11 +9,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"kiloport/bench/host"
 )
 
 // fakeHost is a Debian that has all, but for what a test takes away.
 type fakeHost struct {
-	host
+	host.Host
 	lacks    []string // files and programs
 	stays    []string // what it lacks after apt has installed all
 	unknown  bool     // apt knows no source package
@@ -26,11 +28,11 @@ type fakeHost struct {
 
 func newFakeHost() *fakeHost {
 	f := &fakeHost{room: 3 << 30}
-	f.host = host{
-		root:   true,
-		exists: func(name string) bool { return !slices.Contains(f.lacks, name) },
-		free:   func(string) (uint64, error) { return f.room, nil },
-		run:    f.run,
+	f.Host = host.Host{
+		Root:   true,
+		Exists: func(name string) bool { return !slices.Contains(f.lacks, name) },
+		Free:   func(string) (uint64, error) { return f.room, nil },
+		Run:    f.run,
 	}
 	return f
 }
@@ -73,10 +75,10 @@ func (f *fakeHost) run(ctx context.Context, dir string, out io.Writer, name stri
 // buildIn builds with a fake host in a cache of its own.
 func (f *fakeHost) buildIn(ctx context.Context, cache string) (folder, said string, err error) {
 	var progress strings.Builder
-	r := newReporter(&progress)
-	b := builder{host: &f.host, cache: cache, wanted: fragment, reporter: r}
+	r := host.NewReporter(&progress, "lab kernel")
+	b := builder{host: &f.Host, cache: host.Cache(cache), wanted: fragment, reporter: r}
 	folder, err = b.build(ctx)
-	r.close()
+	r.Close()
 	return folder, progress.String(), err
 }
 
@@ -87,7 +89,7 @@ func TestBuild(t *testing.T) {
 	must(t, os.MkdirAll(filepath.Join(cache, "6.12.1-2-"+hashConfig(fragment)[:12], "old"), 0o755))
 	folder, said, err := f.buildIn(t.Context(), cache)
 	must(t, err)
-	k, err := find(t.Context(), cache, hashConfig(fragment))
+	k, err := find(t.Context(), host.Cache(cache), hashConfig(fragment))
 	must(t, err)
 	want := Manifest{Package: "linux-source-6.12", PackageVersion: "6.12.1-2", Release: "6.12.1", ConfigHash: hashConfig(fragment), SHA256: k.Manifest.SHA256}
 	if k.Manifest != want || filepath.Dir(k.Path) != folder {
@@ -166,9 +168,9 @@ func TestBuildErrors(t *testing.T) {
 		err   string
 	}{
 		{"no space", func(f *fakeHost) { f.room = 100 << 20 }, "has 100 MB free and 2048 MB are needed: make room, or set XDG_CACHE_HOME"},
-		{"no compiler, not root", func(f *fakeHost) { f.root, f.lacks = false, []string{"gcc"} }, "not root: run once as root: apt-get install gcc"},
+		{"no compiler, not root", func(f *fakeHost) { f.Root, f.lacks = false, []string{"gcc"} }, "not root: run once as root: apt-get install gcc"},
 		{"no headers, no apt", func(f *fakeHost) { f.lacks = []string{"apt-get", "/usr/include/gelf.h"} }, "there is no apt here: install these, or what your distribution calls them: libelf-dev"},
-		{"no source, not root", func(f *fakeHost) { f.root, f.lacks = false, noSource }, "not root: run once as root: apt-get install linux-source-6.12"},
+		{"no source, not root", func(f *fakeHost) { f.Root, f.lacks = false, noSource }, "not root: run once as root: apt-get install linux-source-6.12"},
 		{"no source, no apt", func(f *fakeHost) { f.lacks = append(noSource, "apt-get") }, "install linux-source-6.12 or linux-source-6.1, which has /usr/src/linux-source-6.12.tar.xz"},
 		{"unknown source", func(f *fakeHost) { f.lacks, f.unknown = noSource, true }, "apt knows no package linux-source-6.12 or linux-source-6.1: add"},
 		{"apt fails", func(f *fakeHost) { f.lacks, f.fails = []string{"bc"}, "apt-get install" }, "install bc: fake failure"},
@@ -196,10 +198,10 @@ func TestBuildEndsWithItsContext(t *testing.T) {
 	cache := t.TempDir()
 	ctx, cancel := context.WithCancel(t.Context())
 	f := newFakeHost()
-	f.host.run = func(ctx context.Context, dir string, out io.Writer, name string, args ...string) (string, error) {
+	f.Host.Run = func(ctx context.Context, dir string, out io.Writer, name string, args ...string) (string, error) {
 		if slices.Contains(args, "linux") {
 			cancel()
-			return run(ctx, dir, out, "sleep", "600")
+			return host.This().Run(ctx, dir, out, "sleep", "600")
 		}
 		return f.run(ctx, dir, out, name, args...)
 	}

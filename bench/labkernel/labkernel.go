@@ -15,23 +15,22 @@ package labkernel
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
+
+	"kiloport/bench/host"
 )
 
+// cacheName is the folder in the user's cache.
+const cacheName = "labkernel"
+
 const (
-	binaryName   = "linux"
-	manifestName = "manifest.json"
-	configName   = "config"
+	binaryName = "linux"
+	configName = "config"
 )
 
 // A Kernel is a built lab kernel. It is made by [Ensure] or [Built], and may be
@@ -65,7 +64,7 @@ func (m *Manifest) folder() string {
 // Built tells whether a kernel of today's configuration is in the cache, sound,
 // and returns it. It never builds one.
 func Built() (*Kernel, bool) {
-	cache, err := cacheFolder()
+	cache, err := host.OpenCache(cacheName)
 	if err != nil {
 		return nil, false
 	}
@@ -73,13 +72,43 @@ func Built() (*Kernel, bool) {
 	return k, err == nil
 }
 
-// cacheFolder is where kernels are kept and built. It may not exist.
-func cacheFolder() (string, error) {
-	base, err := os.UserCacheDir()
+// Ensure returns the lab kernel from the user's cache folder (XDG_CACHE_HOME or
+// ~/.cache, below kiloport/labkernel) and builds it before, if it is not there:
+// for some five minutes on two cores, with about 2 GB of disk while it lasts. A
+// build installs with apt what it lacks, which needs root. It reports to
+// progress, which may be nil; nothing is written there if there is nothing to
+// build. Several processes may call it at once: one builds, the others wait. At
+// the end of ctx a build stops, and leaves nothing behind.
+func Ensure(ctx context.Context, progress io.Writer) (*Kernel, error) {
+	cache, err := host.OpenCache(cacheName)
 	if err != nil {
-		return "", fmt.Errorf("find the cache folder of the lab kernel: %w: set HOME or XDG_CACHE_HOME", err)
+		return nil, err
 	}
-	return filepath.Join(base, "kiloport", "labkernel"), nil
+	hash := hashConfig(fragment)
+	if k, err := find(ctx, cache, hash); err == nil {
+		return k, nil
+	}
+	reporter := host.NewReporter(progress, "lab kernel")
+	defer reporter.Close()
+	unlock, err := cache.Lock(ctx, reporter)
+	if err != nil {
+		return nil, fmt.Errorf("build the lab kernel: %w", err)
+	}
+	defer unlock()
+	k, why := find(ctx, cache, hash) // built while this process waited
+	if why == nil {
+		return k, nil
+	}
+	reporter.Say("%v: building it in %s", why, cache)
+	b := builder{host: host.This(), cache: cache, wanted: fragment, reporter: reporter}
+	folder, err := b.build(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, fmt.Errorf("build the lab kernel: %w", err)
+	}
+	return load(ctx, folder, hash)
 }
 
 // errNone is the answer of find where no kernel can be used.
@@ -89,12 +118,11 @@ var errNone = errors.New("no lab kernel is built yet")
 // there are several: a newer source package is no reason to build again. Where
 // there is none, the error wraps errNone and says what is wrong with those that
 // are there.
-func find(ctx context.Context, cache, configHash string) (*Kernel, error) {
-	folders, err := filepath.Glob(filepath.Join(cache, "*-"+configHash[:12]))
+func find(ctx context.Context, cache host.Cache, configHash string) (*Kernel, error) {
+	folders, err := cache.Find("*-" + configHash[:12])
 	if err != nil {
-		return nil, fmt.Errorf("look for a lab kernel in %s: %w", cache, err)
+		return nil, err
 	}
-	slices.SortFunc(folders, func(a, b string) int { return builtAt(b).Compare(builtAt(a)) })
 	found := errNone
 	for _, folder := range folders {
 		k, err := load(ctx, folder, configHash)
@@ -109,12 +137,8 @@ func find(ctx context.Context, cache, configHash string) (*Kernel, error) {
 // load returns the kernel in a folder after it has verified it.
 func load(ctx context.Context, folder, configHash string) (*Kernel, error) {
 	k := &Kernel{Path: filepath.Join(folder, binaryName)}
-	text, err := os.ReadFile(filepath.Join(folder, manifestName))
-	if err != nil {
+	if err := host.ReadManifest(folder, &k.Manifest); err != nil {
 		return nil, fmt.Errorf("read the lab kernel's manifest: %w", err)
-	}
-	if err := json.Unmarshal(text, &k.Manifest); err != nil {
-		return nil, fmt.Errorf("read the lab kernel's manifest in %s: %w", folder, err)
 	}
 	if err := k.verify(ctx, configHash); err != nil {
 		return nil, fmt.Errorf("verify the lab kernel %s: %w", k.Path, err)
@@ -127,7 +151,7 @@ func (k *Kernel) verify(ctx context.Context, configHash string) error {
 	if k.Manifest.ConfigHash != configHash {
 		return fmt.Errorf("built from configuration %q, not %q", k.Manifest.ConfigHash, configHash)
 	}
-	sum, err := hashFile(k.Path)
+	sum, err := host.HashFile(k.Path)
 	if err != nil {
 		return err
 	}
@@ -151,18 +175,4 @@ func askRelease(ctx context.Context, kernel string) (string, error) {
 		return "", fmt.Errorf("ask for its version: %w", err)
 	}
 	return strings.TrimSpace(string(out)), nil
-}
-
-// hashFile returns the SHA-256 of a file in hexadecimal.
-func hashFile(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", fmt.Errorf("read %s: %w", path, err)
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"kiloport/bench/host"
 )
 
 const testHash = "0123456789abcdef"
@@ -24,14 +26,14 @@ func addKernel(t *testing.T, cache, version string, age time.Duration, change fu
 	must(t, os.MkdirAll(folder, 0o755))
 	must(t, os.WriteFile(kernel, []byte(fakeKernel), 0o755))
 	var err error
-	m.SHA256, err = hashFile(kernel)
+	m.SHA256, err = host.HashFile(kernel)
 	must(t, err)
 	if change != nil {
 		change(folder, &m)
 	}
 	text, err := json.Marshal(&m)
 	must(t, err)
-	manifest := filepath.Join(folder, manifestName)
+	manifest := filepath.Join(folder, "manifest.json")
 	must(t, os.WriteFile(manifest, text, 0o644))
 	built := time.Now().Add(-age)
 	must(t, os.Chtimes(manifest, built, built))
@@ -64,7 +66,7 @@ func TestManifestVerification(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			cache := t.TempDir()
 			want := addKernel(t, cache, "6.12.1-1", 0, test.change)
-			k, err := find(t.Context(), cache, testHash)
+			k, err := find(t.Context(), host.Cache(cache), testHash)
 			wantError(t, err, test.err)
 			if err != nil && !errors.Is(err, errNone) {
 				t.Errorf("error %v is not errNone", err)
@@ -81,13 +83,13 @@ func TestFindChoosesTheLatestSoundKernel(t *testing.T) {
 	addKernel(t, cache, "6.12.1-1", 2*time.Hour, nil)
 	want := addKernel(t, cache, "6.12.1-2", time.Hour, nil)
 	addKernel(t, cache, "6.12.1-3", 0, func(_ string, m *Manifest) { m.SHA256 = "bad" })
-	must(t, os.Mkdir(filepath.Join(cache, buildPrefix+testHash[:12]), 0o755)) // one that was killed
-	k, err := find(t.Context(), cache, testHash)
+	must(t, os.Mkdir(filepath.Join(cache, "build-"+testHash[:12]), 0o755)) // one that was killed
+	k, err := find(t.Context(), host.Cache(cache), testHash)
 	must(t, err)
 	if k.Path != want {
 		t.Errorf("found %s, want %s", k.Path, want)
 	}
-	if _, err := find(t.Context(), cache, "another configuration"); !errors.Is(err, errNone) {
+	if _, err := find(t.Context(), host.Cache(cache), "another configuration"); !errors.Is(err, errNone) {
 		t.Errorf("another configuration: error %v, want errNone", err)
 	}
 }

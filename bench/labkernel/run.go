@@ -2,59 +2,50 @@ package labkernel
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"runtime"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kiloport/bench/guest"
 )
+
+// name is what errors call it.
+const name = "the lab kernel"
 
 // bootPatience is how long, on a busy machine, a kernel may take from its start
 // to its init. A second is usual.
 const bootPatience = 2 * time.Minute
 
-// Run boots the kernel for one command and waits until the command has ended
-// and the kernel is gone, and all that they had started. What the guest wrote
-// is lost, but for its shares.
-//
-// The error is an [*ExitError] where the command ran and failed. Where the
-// guest got stuck or broke, it says so and ends in the last lines of the
-// kernel's console. It wraps ctx's error after the end of ctx, which kills the
-// guest at once.
-func (k *Kernel) Run(ctx context.Context, g Guest) error {
-	if err := g.check(); err != nil {
-		return err
+// Run boots the kernel for one command, see [guest.Run]. A program built with the
+// race detector can be neither the command nor the init: it wants more address
+// space than the guest has.
+func (k *Kernel) Run(ctx context.Context, g guest.Guest) error {
+	if raceDetector && g.Init == "" {
+		return errors.New("run in " + name + ": this program is built with the race detector and cannot be the guest's init: set Guest.Init to one that is not")
 	}
-	folder, remove, err := newJobFolder(quickFolder(), g.job())
+	return guest.Run(ctx, guest.Boot{Kernel: name, Machine: k.machine, Patience: bootPatience}, g)
+}
+
+func (k *Kernel) machine(g *guest.Guest, folder string) (*exec.Cmd, error) {
+	args, err := commandLine(g, folder)
 	if err != nil {
-		return fmt.Errorf("prepare a guest of the lab kernel: %w", err)
+		return nil, err
 	}
-	defer remove()
-	args, err := commandLine(&g, folder)
-	if err != nil {
-		return err
-	}
-	m := &machine{folder: folder, console: &console{}}
-	copied, err := m.copyOutput(&g)
-	if err != nil {
-		return err
-	}
-	err = m.run(ctx, k.Path, args)
-	return errors.Join(m.judge(ctx, err), copied())
+	cmd := exec.Command(k.Path, args...)
+	cmd.Env = append(os.Environ(), "TMPDIR="+guest.QuickFolder())
+	return cmd, nil
 }
 
 // commandLine is what the kernel is told, one option each.
-func commandLine(g *Guest, folder string) ([]string, error) {
+func commandLine(g *guest.Guest, folder string) ([]string, error) {
 	for _, path := range []string{g.Init, folder} {
 		if strings.ContainsAny(path, " \t\n\"'") {
-			return nil, fmt.Errorf("run in the lab kernel: its command line cannot hold the path %q: move the init, or set TMPDIR, to a path without blanks and quotes", path)
+			return nil, fmt.Errorf("run in %s: its command line cannot hold the path %q: move the init, or set TMPDIR, to a path without blanks and quotes", name, path)
 		}
 	}
 	args := []string{
@@ -72,108 +63,40 @@ func commandLine(g *Guest, folder string) ([]string, error) {
 	return args, nil
 }
 
-// A machine is a kernel while it runs.
-type machine struct {
-	folder  string
-	console *console
-	began   bool // there was a process
-	stuck   bool // it did not get to its init
-}
+// jobEnv tells the init, by way of the kernel's command line, where the job is.
+const jobEnv = "KILOPORT_LABKERNEL_JOB"
 
-// run starts the kernel and waits for its end, or ends it. The thread is kept,
-// because the kernel dies with the thread that forked it.
-func (m *machine) run(ctx context.Context, kernel string, args []string) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	cmd := exec.Command(kernel, args...)
-	cmd.Dir = m.folder // for a core dump
-	cmd.Stdout, cmd.Stderr = m.console, m.console
-	cmd.Env = append(os.Environ(), "TMPDIR="+quickFolder())
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
-	cmd.WaitDelay = time.Second
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start the lab kernel: %w", err)
-	}
-	m.began = true
-	done := make(chan struct{})
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		m.watch(ctx, cmd.Process.Pid, done)
-	}()
-	err := cmd.Wait()
-	close(done)
-	<-watched
-	// Its processes have no reason to live on, but it may have died suddenly.
-	_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) // usually there is nobody left
-	return err
-}
-
-// watch kills the kernel's process group when ctx ends, and when the kernel
-// does not get to its init.
-func (m *machine) watch(ctx context.Context, group int, done <-chan struct{}) {
-	patience := time.NewTimer(bootPatience)
-	defer patience.Stop()
-	for {
-		select {
-		case <-done:
-			return
-		case <-patience.C:
-			if m.started() {
-				continue
-			}
-			m.stuck = true
-		case <-ctx.Done():
-		}
-		_ = unix.Kill(-group, unix.SIGKILL) // it may just have ended
-		return
+// RunIfInit turns this process into the init of a lab kernel if it was started
+// as one, and then does not return. Call it first in main, and in TestMain.
+func RunIfInit() {
+	if job := os.Getenv(jobEnv); os.Getpid() == 1 && job != "" {
+		guest.Init(hostfs{job})
 	}
 }
 
-func (m *machine) started() bool {
-	_, err := os.Stat(filepath.Join(m.folder, startedName))
-	return err == nil
+// hostfs is how User-Mode Linux has its host's files: its root is the host's, and
+// any other folder can be mounted by its name there.
+type hostfs struct{ job string }
+
+var _ guest.Files = hostfs{}
+
+// Prepare implements guest.Files.
+func (hostfs) Prepare() error { return nil }
+
+// Job implements guest.Files.
+func (h hostfs) Job(target string) error {
+	m := guest.Mount{Source: "job", Target: target, Kind: "hostfs", Data: h.job}
+	return m.Do()
 }
 
-// judge says what became of the guest, whose kernel ended with err.
-func (m *machine) judge(ctx context.Context, err error) error {
-	if !m.began {
-		return err
-	}
-	text, readErr := os.ReadFile(filepath.Join(m.folder, outcomeName))
-	if readErr != nil {
-		return fmt.Errorf("read the outcome of the command in the lab kernel: %w", readErr)
-	}
-	var o outcome
-	if json.Unmarshal(text, &o) == nil { // it is all there
-		return o.err()
-	}
-	switch {
-	case ctx.Err() != nil:
-		return m.explain("the guest of the lab kernel was ended: %w", context.Cause(ctx))
-	case m.stuck:
-		return m.explain("the lab kernel did not get to its init within %v", bootPatience)
-	case !m.started():
-		return m.explain("the lab kernel ended before its init (%v); does its init call labkernel.RunIfInit first?", describe(err))
-	default:
-		return m.explain("the lab kernel ended while the command ran (%v)", describe(err))
-	}
+// Root implements guest.Files.
+func (hostfs) Root() (string, error) { return "/", nil }
+
+// Share implements guest.Files.
+func (hostfs) Share(_ int, path string) error {
+	m := guest.Mount{Source: path, Target: path, Kind: "hostfs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: path}
+	return m.Do()
 }
 
-// describe is an error of the kernel's process for a person.
-func describe(err error) string {
-	if err == nil {
-		return "exit status 0"
-	}
-	return err.Error()
-}
-
-// explain adds the console's last lines to an error.
-func (m *machine) explain(format string, args ...any) error {
-	err := fmt.Errorf(format, args...)
-	lines := m.console.last()
-	if len(lines) == 0 {
-		return fmt.Errorf("%w; its console said nothing", err)
-	}
-	return fmt.Errorf("%w; the last lines of its console:\n\t%s", err, strings.Join(lines, "\n\t"))
-}
+// Complete implements guest.Files.
+func (hostfs) Complete() error { return nil }

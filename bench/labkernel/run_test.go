@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"kiloport/bench/guest"
 )
 
 // sleeperEnv makes the test program a Go program that sleeps.
@@ -61,7 +63,7 @@ func kernel(t *testing.T) *Kernel {
 }
 
 // boot runs a shell script in a guest and returns what it says.
-func boot(t *testing.T, k *Kernel, g Guest, script string) (string, error) {
+func boot(t *testing.T, k *Kernel, g guest.Guest, script string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -77,7 +79,7 @@ func TestGuest(t *testing.T) {
 	if built, ok := Built(); !ok || built.Path != k.Path {
 		t.Errorf("Built does not find %s", k.Path)
 	}
-	out, err := boot(t, k, Guest{Env: []string{"WORD=lane"}, Dir: "/usr"}, `
+	out, err := boot(t, k, guest.Guest{Env: []string{"WORD=lane"}, Dir: "/usr"}, `
 		uname -s -r -n
 		echo $WORD in $PWD, PID 1 is $(tr '\0' ' ' </proc/1/cmdline | wc -w)
 		cat /sys/class/net/lo/operstate
@@ -88,13 +90,13 @@ func TestGuest(t *testing.T) {
 	if want := "Linux lab " + k.Manifest.Release + "\nlane in /usr, PID 1 is 1\nunknown\n"; out != want {
 		t.Errorf("the guest said:\n%s\nwant:\n%s", out, want)
 	}
-	if exists("/etc/labkernel-test") {
+	if _, err := os.Stat("/etc/labkernel-test"); err == nil {
 		t.Error("the guest has written to the host's files")
 	}
 }
 
 func TestGuestQueues(t *testing.T) {
-	out, err := boot(t, kernel(t), Guest{}, `
+	out, err := boot(t, kernel(t), guest.Guest{}, `
 		for q in fq_codel 'cake bandwidth 20mbit' 'netem delay 10ms' 'htb default 1' fq codel pie fq_pie; do
 			tc qdisc replace dev ifb0 root $q
 			tc qdisc show dev ifb0 | cut -d' ' -f2
@@ -120,20 +122,20 @@ func TestGuestExitStatus(t *testing.T) {
 		{"sleep 1000 & exit 4", "", "", 4}, // a daemon that holds the output
 		{"kill -9 $$", "", "killed", 137},
 	} {
-		out, err := boot(t, k, Guest{}, test.script)
-		var exit *ExitError
+		out, err := boot(t, k, guest.Guest{}, test.script)
+		var exit *guest.ExitError
 		if !errors.As(err, &exit) || exit.Status != test.status || exit.Signal != test.signal || out != test.said {
 			t.Errorf("%s: said %q, error %v", test.script, out, err)
 		}
 	}
-	err := k.Run(t.Context(), Guest{Command: []string{"no-such-program"}, Init: plainInit})
+	err := k.Run(t.Context(), guest.Guest{Command: []string{"no-such-program"}, Init: plainInit})
 	wantError(t, err, `start the command in the lab kernel: exec: "no-such-program": executable file not found`)
 }
 
 func TestVirtualTime(t *testing.T) {
 	k := kernel(t)
 	before := time.Now().Unix()
-	out, err := boot(t, k, Guest{Env: []string{sleeperEnv + "=1"}}, "date +%s; sleep 100000; date +%s; /proc/1/exe")
+	out, err := boot(t, k, guest.Guest{Env: []string{sleeperEnv + "=1"}}, "date +%s; sleep 100000; date +%s; /proc/1/exe")
 	must(t, err)
 	var start, end int64
 	var slept string
@@ -153,7 +155,7 @@ func TestVirtualTime(t *testing.T) {
 
 func TestRealTime(t *testing.T) {
 	start := time.Now()
-	_, err := boot(t, kernel(t), Guest{RealTime: true}, "sleep 1")
+	_, err := boot(t, kernel(t), guest.Guest{RealTime: true}, "sleep 1")
 	must(t, err)
 	if took := time.Since(start); took < time.Second {
 		t.Errorf("a second of real time took %v", took)
@@ -166,7 +168,7 @@ func TestGuestsShareAFolder(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range 3 {
 		all.Go(func() {
-			out, err := boot(t, k, Guest{Share: []Share{{folder}}, Memory: 256}, fmt.Sprintf("sleep %d; cd %s; echo %d >%d; ls %d", i, folder, i, i, i))
+			out, err := boot(t, k, guest.Guest{Share: []guest.Share{{Path: folder}}, Memory: 256}, fmt.Sprintf("sleep %d; cd %s; echo %d >%d; ls %d", i, folder, i, i, i))
 			if err != nil || out != fmt.Sprintln(i) {
 				t.Errorf("guest %d said %q, error %v", i, out, err)
 			}
@@ -199,14 +201,14 @@ func TestCancelledGuest(t *testing.T) {
 	defer cancel()
 	mark := fmt.Sprint("guest of ", t.Name(), os.Getpid())
 	script := ": " + mark + "; for i in 1 2; do sh -c 'while :; do :; done' & done; echo up; while :; do :; done"
-	err := kernel(t).Run(ctx, Guest{Command: []string{"sh", "-c", script}, Stdout: &notifier{told: cancel}, Memory: 300, Init: plainInit})
+	err := kernel(t).Run(ctx, guest.Guest{Command: []string{"sh", "-c", script}, Stdout: &notifier{told: cancel}, Memory: 300, Init: plainInit})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v, want context.Canceled", err)
 	}
 	for _, pid := range processesWith(t, "mem=300M") { // no other guest has that
 		t.Errorf("process %s of the guest is left", pid)
 	}
-	jobs, err := filepath.Glob(filepath.Join(quickFolder(), "labkernel-*", jobName))
+	jobs, err := filepath.Glob(filepath.Join(guest.QuickFolder(), "kiloport-guest-*", "job.json"))
 	must(t, err)
 	for _, path := range jobs {
 		if text, err := os.ReadFile(path); err == nil && bytes.Contains(text, []byte(mark)) {
@@ -232,15 +234,31 @@ func processesWith(t *testing.T, word string) []string {
 
 func TestBrokenGuests(t *testing.T) {
 	k := kernel(t)
-	out, err := boot(t, k, Guest{}, "echo before; echo c >/proc/sysrq-trigger")
+	out, err := boot(t, k, guest.Guest{}, "echo before; echo c >/proc/sysrq-trigger")
 	wantError(t, err, "the lab kernel ended while the command ran (signal: aborted); the last lines of its console:\n\tKernel panic - not syncing: sysrq triggered crash")
 	if out != "before\n" {
 		t.Errorf("said %q before the panic", out)
 	}
-	broken := &Kernel{Path: filepath.Join(t.TempDir(), "kernel")}
-	must(t, os.WriteFile(broken.Path, []byte("#!/bin/sh\necho no init found\nexit 1\n"), 0o755))
-	_, err = boot(t, broken, Guest{}, "true")
-	wantError(t, err, "the lab kernel ended before its init (exit status 1); does its init call labkernel.RunIfInit first?; the last lines of its console:\n\tno init found")
-	_, err = boot(t, &Kernel{Path: "/no/kernel"}, Guest{}, "true")
-	wantError(t, err, "start the lab kernel: fork/exec /no/kernel: no such file")
+	if raceDetector {
+		wantError(t, k.Run(t.Context(), guest.Guest{Command: []string{"true"}}), "is built with the race detector and cannot be the guest's init: set Guest.Init")
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	g := guest.Guest{Command: []string{"true"}, Init: "/bin/self", Memory: 2048}
+	args, err := commandLine(&g, "/tmp/job")
+	must(t, err)
+	line := " " + strings.Join(args, " ") + " "
+	for _, part := range []string{" mem=2048M ", " rootfstype=hostfs ", " ro ", " init=/bin/self ", " time-travel=inf-cpu "} {
+		if !strings.Contains(line, part) {
+			t.Errorf("the command line%shas no%s", line, part)
+		}
+	}
+	g.RealTime = true
+	if args, err = commandLine(&g, "/tmp/job"); err != nil || strings.Contains(strings.Join(args, " "), "time-travel") {
+		t.Errorf("real time: %q, error %v", args, err)
+	}
+	g.Init = "/bin/my self"
+	_, err = commandLine(&g, "/tmp/job")
+	wantError(t, err, `cannot hold the path "/bin/my self": move the init, or set TMPDIR`)
 }

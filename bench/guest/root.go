@@ -1,4 +1,4 @@
-package labkernel
+package guest
 
 import (
 	"errors"
@@ -11,29 +11,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A mount is one call of mount(2) on a folder that is made where it is missing.
-type mount struct {
-	source, target, kind string
-	flags                uintptr
-	data                 string
+// A Mount is one call of mount(2), its parameters in their order, on a folder that
+// is made where it is missing.
+type Mount struct {
+	Source, Target, Kind string
+	Flags                uintptr
+	Data                 string
 }
 
-func (m *mount) do() error {
-	if err := os.MkdirAll(m.target, 0o755); err != nil {
-		return fmt.Errorf("mount %s: %w", m.kind, err)
+// Do mounts.
+func (m *Mount) Do() error {
+	if err := os.MkdirAll(m.Target, 0o755); err != nil {
+		return fmt.Errorf("mount %s: %w", m.Kind, err)
 	}
-	if err := unix.Mount(m.source, m.target, m.kind, m.flags, m.data); err != nil {
-		return fmt.Errorf("mount %s on %s: %w", m.kind, m.target, err)
+	if err := unix.Mount(m.Source, m.Target, m.Kind, m.Flags, m.Data); err != nil {
+		return fmt.Errorf("mount %s on %s: %w", m.Kind, m.Target, err)
 	}
 	return nil
 }
 
 // rootMounts are a root that looks like the host's, and in which everything can
 // be written: an overlay of memory above the host's files.
-func rootMounts() []mount {
+func rootMounts(hostFiles string) []Mount {
 	const harmless = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-	overlay := fmt.Sprintf("lowerdir=/,upperdir=%s/upper,workdir=%s/work", stage, stage)
-	return []mount{
+	overlay := fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", hostFiles, Stage, Stage)
+	return []Mount{
 		{"overlay", newRoot, "overlay", 0, overlay},
 		{"proc", newRoot + "/proc", "proc", harmless, ""},
 		{"sysfs", newRoot + "/sys", "sysfs", harmless, ""},
@@ -46,14 +48,18 @@ func rootMounts() []mount {
 }
 
 // enterRoot makes the command's root and moves this process there.
-func (j *job) enterRoot() error {
+func (j *job) enterRoot(files Files) error {
+	hostFiles, err := files.Root()
+	if err != nil {
+		return err
+	}
 	for _, folder := range []string{"upper", "work"} {
-		if err := os.Mkdir(filepath.Join(stage, folder), 0o755); err != nil {
+		if err := os.Mkdir(filepath.Join(Stage, folder), 0o755); err != nil {
 			return err
 		}
 	}
-	for _, m := range rootMounts() {
-		if err := m.do(); err != nil {
+	for _, m := range rootMounts(hostFiles) {
+		if err := m.Do(); err != nil {
 			return err
 		}
 	}
@@ -67,13 +73,12 @@ func (j *job) enterRoot() error {
 		return err
 	}
 	// Only now, because a link on the way to a share is meant inside this root.
-	for _, path := range j.Share {
-		m := mount{path, path, "hostfs", unix.MS_NOSUID | unix.MS_NODEV, path}
-		if err := m.do(); err != nil {
+	for i, path := range j.Share {
+		if err := files.Share(i, path); err != nil {
 			return err
 		}
 	}
-	return nil
+	return files.Complete()
 }
 
 // completeDev adds what a bare devtmpfs does not have and programs expect.

@@ -1,4 +1,14 @@
-package labkernel
+// Package guest runs one command in a machine that is booted for it: a process
+// that is a kernel, with the files of the host below it, and nothing of the host's
+// network. It is what the kernels of bench have in common.
+//
+// A kernel says by a [Boot] how its machine starts, and [Run] does the rest. The
+// first process inside is the same program: there, [Init] does what the host asks
+// by means of the files of a shared folder, and tells by them what became of it.
+//
+// Limits: inside everybody is root. A guest has one command, no terminal and no
+// input.
+package guest
 
 import (
 	"errors"
@@ -31,11 +41,11 @@ type Guest struct {
 	// Memory of the guest in MiB; 0 is 2048. It takes memory of the host (or
 	// room in its folder for temporary files) as far as it is used.
 	Memory int
-	// Init is a program that calls [RunIfInit] first in main; empty is this one. A
-	// program built with the race detector can be neither that nor the command:
-	// it wants more address space than the guest has.
+	// Init is a program that calls the kernel's RunIfInit first in main; empty is
+	// this one.
 	Init string
-	// RealTime makes the guest's clock follow the host's.
+	// RealTime makes the guest's clock follow the host's, in a kernel that could
+	// do otherwise.
 	RealTime bool
 }
 
@@ -49,6 +59,8 @@ type Share struct {
 
 // An ExitError says that the command ran, and failed.
 type ExitError struct {
+	// Kernel is in which kernel, as in [Boot].
+	Kernel string
 	// Status is the exit status; 128 + the signal's number after a signal, as a
 	// shell has it.
 	Status int
@@ -59,9 +71,9 @@ type ExitError struct {
 // Error implements error.
 func (e *ExitError) Error() string {
 	if e.Signal != "" {
-		return "the command in the lab kernel was ended by a signal: " + e.Signal
+		return fmt.Sprintf("the command in %s was ended by a signal: %s", e.Kernel, e.Signal)
 	}
-	return fmt.Sprintf("the command in the lab kernel failed with exit status %d", e.Status)
+	return fmt.Sprintf("the command in %s failed with exit status %d", e.Kernel, e.Status)
 }
 
 const (
@@ -69,54 +81,70 @@ const (
 	leastMemory   = 64   // MiB; below it does not boot
 )
 
-// check refuses a guest that cannot run, and fills in what is left out.
-func (g *Guest) check() error {
+// check refuses a guest that cannot run, and fills in what is left out. Kernel is
+// its name for errors.
+func (g *Guest) check(kernel string) error {
 	if len(g.Command) == 0 || g.Command[0] == "" {
-		return errors.New("run in the lab kernel: no command is given")
+		return fmt.Errorf("run in %s: no command is given", kernel)
 	}
-	if err := g.chooseInit(); err != nil {
+	if err := g.chooseInit(kernel); err != nil {
 		return err
 	}
 	if g.Memory == 0 {
 		g.Memory = defaultMemory
 	}
 	if g.Memory < leastMemory {
-		return fmt.Errorf("run in the lab kernel: %d MiB of memory are too little: give it %d or more", g.Memory, leastMemory)
+		return fmt.Errorf("run in %s: %d MiB of memory are too little: give it %d or more", kernel, g.Memory, leastMemory)
 	}
 	if g.Dir == "" {
 		g.Dir = "/"
 	}
 	if !filepath.IsAbs(g.Dir) {
-		return fmt.Errorf("run in the lab kernel: the folder %q is not absolute", g.Dir)
+		return fmt.Errorf("run in %s: the folder %q is not absolute", kernel, g.Dir)
 	}
 	for _, s := range g.Share {
-		if !filepath.IsAbs(s.Path) || filepath.Clean(s.Path) == "/" {
-			return fmt.Errorf("share %q with the lab kernel: give an absolute path below /", s.Path)
-		}
-		info, err := os.Stat(s.Path)
-		if err != nil {
-			return fmt.Errorf("share a folder with the lab kernel: %w", err)
-		}
-		if !info.IsDir() {
-			return fmt.Errorf("share %q with the lab kernel: not a folder", s.Path)
+		if err := s.check(); err != nil {
+			return fmt.Errorf("share %q with %s: %w", s.Path, kernel, err)
 		}
 	}
 	return nil
 }
 
-func (g *Guest) chooseInit() (err error) {
+func (g *Guest) chooseInit(kernel string) (err error) {
 	switch {
 	case g.Init != "" && !filepath.IsAbs(g.Init):
-		return fmt.Errorf("run in the lab kernel: the path of the init %q is not absolute", g.Init)
+		return fmt.Errorf("run in %s: the path of the init %q is not absolute", kernel, g.Init)
 	case g.Init != "":
 		return nil
-	case raceDetector:
-		return errors.New("run in the lab kernel: this program is built with the race detector and cannot be the guest's init: set Guest.Init to one that is not")
 	}
 	if g.Init, err = os.Executable(); err != nil {
 		return fmt.Errorf("find this program, the guest's init: %w", err)
 	}
 	return nil
+}
+
+func (s Share) check() error {
+	if !filepath.IsAbs(s.Path) || filepath.Clean(s.Path) == "/" {
+		return errors.New("give an absolute path below /")
+	}
+	info, err := os.Stat(s.Path)
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return errors.New("not a folder")
+	}
+	return nil
+}
+
+// Shares are the paths of the folders in which the guest may write, outer ones
+// first, each once: in the order in which [Files.Share] is asked for them.
+func (g *Guest) Shares() (paths []string) {
+	for _, s := range g.Share {
+		paths = append(paths, filepath.Clean(s.Path))
+	}
+	slices.Sort(paths)
+	return slices.Compact(paths)
 }
 
 // A job is what the host tells the init inside.
@@ -136,12 +164,12 @@ type outcome struct {
 }
 
 // err is the outcome as an error, nil after success.
-func (o *outcome) err() error {
+func (o *outcome) err(kernel string) error {
 	switch {
 	case o.Failure != "":
-		return fmt.Errorf("start the command in the lab kernel: %s", o.Failure)
+		return fmt.Errorf("start the command in %s: %s", kernel, o.Failure)
 	case o.Status != 0 || o.Signal != "":
-		return &ExitError{Status: o.Status, Signal: o.Signal}
+		return &ExitError{Kernel: kernel, Status: o.Status, Signal: o.Signal}
 	}
 	return nil
 }
@@ -151,13 +179,7 @@ func (g *Guest) job() *job {
 	if env == nil {
 		env = os.Environ()
 	}
-	j := &job{Command: g.Command, Env: setDefault(env, "PATH", defaultPath), Dir: g.Dir}
-	for _, s := range g.Share {
-		j.Share = append(j.Share, filepath.Clean(s.Path))
-	}
-	slices.Sort(j.Share) // outer folders first
-	j.Share = slices.Compact(j.Share)
-	return j
+	return &job{Command: g.Command, Env: setDefault(env, "PATH", defaultPath), Dir: g.Dir, Share: g.Shares()}
 }
 
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

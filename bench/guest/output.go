@@ -1,14 +1,11 @@
-package labkernel
+package guest
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 )
@@ -74,49 +71,4 @@ func (w *lockedWriter) Write(b []byte) (int, error) {
 	w.lock.Lock()
 	defer w.lock.Unlock()
 	return w.to.Write(b)
-}
-
-const (
-	consoleLimit = 16 << 10 // bytes kept
-	consoleLines = 20       // lines shown
-	panicMark    = "Kernel panic"
-	bootedMark   = "as init process"
-)
-
-// A console keeps the end of what a kernel says.
-type console struct {
-	mu   sync.Mutex
-	text []byte
-}
-
-// Write implements io.Writer; it does not fail.
-func (c *console) Write(b []byte) (int, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.text = append(c.text, b...)
-	if n := len(c.text) - consoleLimit; n > 0 {
-		c.text = bytes.Clone(c.text[n:])
-	}
-	return len(b), nil
-}
-
-// last returns the last lines that are not empty, and not of a boot that went
-// well; after a panic they begin with it, because its stack alone is no use.
-func (c *console) last() []string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var lines []string
-	for line := range strings.Lines(string(c.text)) {
-		if line = strings.TrimRight(line, "\r\n\t "); line != "" {
-			lines = append(lines, line)
-		}
-	}
-	with := func(mark string) int {
-		return slices.IndexFunc(lines, func(line string) bool { return strings.Contains(line, mark) })
-	}
-	if at := with(panicMark); at >= 0 {
-		return lines[at:min(len(lines), at+consoleLines)]
-	}
-	lines = lines[with(bootedMark)+1:]
-	return lines[max(0, len(lines)-consoleLines):]
 }

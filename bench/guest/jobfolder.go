@@ -1,4 +1,4 @@
-package labkernel
+package guest
 
 import (
 	"encoding/json"
@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	jobPrefix = "labkernel-"
+	jobPrefix = "kiloport-guest-"
 	ownerName = "owner" // locked while the job's host lives
 	// youth is how long a folder may be without its lock.
 	youth = time.Minute
@@ -76,10 +76,10 @@ func sweepJobs(base string, now time.Time) {
 	}
 }
 
-// quickFolder is where a guest's memory and output are kept, the folder for
+// QuickFolder is where a guest's memory and output are kept, the folder for
 // temporary files unless /dev/shm is at hand: nothing waits there for a disk. In
 // a container it often is tiny, and a guest that finds it full dies of it.
-func quickFolder() string {
+func QuickFolder() string {
 	const shm, large = "/dev/shm", 1 << 30
 	var stat unix.Statfs_t
 	if err := unix.Statfs(shm, &stat); err == nil && int64(stat.Bavail)*stat.Bsize >= large && unix.Access(shm, unix.W_OK) == nil {

@@ -1,4 +1,4 @@
-package labkernel
+package guest
 
 import (
 	"encoding/json"
@@ -7,15 +7,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
-
-// jobEnv tells the init, by way of the kernel's command line, where the job is.
-const jobEnv = "KILOPORT_LABKERNEL_JOB"
 
 // Files in the folder of a job. The host has it elsewhere than the guest.
 const (
@@ -26,57 +22,59 @@ const (
 	stderrName  = "stderr"
 )
 
-// Where the init puts things in its own, first root. /run is in every root.
+// Stage is a file system of memory that [Init] makes in the first root, and that
+// only it sees. /run is in every root.
+const Stage = "/run"
+
+// Where the init puts things on its stage.
 const (
-	stage     = "/run"
-	jobFolder = stage + "/job"
-	newRoot   = stage + "/root"
+	jobFolder = Stage + "/job"
+	newRoot   = Stage + "/root"
 )
 
-// RunIfInit turns this process into the init of a lab kernel if it was started
-// as one, and then does not return. Call it first in main, and in TestMain.
-func RunIfInit() {
-	hostFolder := os.Getenv(jobEnv)
-	if os.Getpid() != 1 || hostFolder == "" {
-		return
-	}
-	err := errors.Join(yieldToNobody(), runInit(hostFolder))
+// Files is how the init inside gets at the host's files. Its methods are called
+// in this order, once each but for Share.
+type Files interface {
+	// Prepare does what has to come first, on the thread that later starts the
+	// command. [Stage] is not there yet.
+	Prepare() error
+	// Job mounts the job's folder, in which it can write, on target.
+	Job(target string) error
+	// Root returns the folder that has all files of the host. Nothing is written
+	// there.
+	Root() (string, error)
+	// Share mounts one of [Guest.Shares], the i-th from 0, on its own path. What
+	// was "/" before is out of reach now.
+	Share(i int, path string) error
+	// Complete adds what the command's root lacks.
+	Complete() error
+}
+
+// Init does the job of a guest and ends the machine. It does not return; this
+// process has to be the first of its kernel.
+func Init(files Files) {
+	err := runInit(files)
 	if err != nil {
 		// The console is the last hope: the job's folder could not be used.
-		fmt.Fprintf(os.Stderr, "lab kernel init: %v\n", err)
+		fmt.Fprintf(os.Stderr, "init: %v\n", err)
 	}
 	unix.Sync()
 	err = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
-	fmt.Fprintf(os.Stderr, "lab kernel init: power off: %v\n", err)
+	fmt.Fprintf(os.Stderr, "init: power off: %v\n", err)
 	os.Exit(1) // which panics the kernel, and so ends it, too
 }
 
-// yieldToNobody makes this thread, and by inheritance every process of the guest,
-// one that preempts no other when it wakes up (SCHED_BATCH).
-//
-// In virtual time a kernel loop that waits for another process and yields by
-// cond_resched waits for ever: the scheduler has no ticks to see that the loop
-// has had its share. There is such a loop at the end of processes with several
-// threads: one that ends removes its entries from /proc, having woken its parent,
-// and the parent that runs first waits for the entries to go
-// (shrink_dcache_parent). Here the parent does not run first.
-func yieldToNobody() error {
-	runtime.LockOSThread()
-	if err := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_BATCH}, 0); err != nil {
-		return fmt.Errorf("choose the scheduling policy: %w", err)
+// runInit does the job and leaves the outcome in its folder.
+func runInit(files Files) error {
+	if err := files.Prepare(); err != nil {
+		return err
 	}
-	return nil
-}
-
-// runInit does the job in the folder and leaves the outcome there.
-func runInit(hostFolder string) error {
-	for _, m := range []mount{
-		{"tmpfs", stage, "tmpfs", 0, "mode=755"},
-		{"job", jobFolder, "hostfs", 0, hostFolder},
-	} {
-		if err := m.do(); err != nil {
-			return err
-		}
+	stage := Mount{"tmpfs", Stage, "tmpfs", 0, "mode=755"}
+	if err := stage.Do(); err != nil {
+		return err
+	}
+	if err := files.Job(jobFolder); err != nil {
+		return err
 	}
 	if err := os.WriteFile(filepath.Join(jobFolder, startedName), nil, 0o600); err != nil {
 		return err
@@ -94,7 +92,7 @@ func runInit(hostFolder string) error {
 	if err != nil {
 		return err
 	}
-	result, err := j.do()
+	result, err := j.do(files)
 	if err != nil {
 		result = &outcome{Failure: err.Error()}
 	}
@@ -102,7 +100,7 @@ func runInit(hostFolder string) error {
 }
 
 // do runs the command in a root of its own and waits for it.
-func (j *job) do() (*outcome, error) {
+func (j *job) do(files Files) (*outcome, error) {
 	stdout, err := openOutput(stdoutName)
 	if err != nil {
 		return nil, err
@@ -113,7 +111,7 @@ func (j *job) do() (*outcome, error) {
 		return nil, err
 	}
 	defer stderr.Close()
-	if err := j.enterRoot(); err != nil {
+	if err := j.enterRoot(files); err != nil {
 		return nil, err
 	}
 	if err := loopbackUp(); err != nil {

@@ -1,4 +1,4 @@
-package labkernel
+package host
 
 import (
 	"bytes"
@@ -16,9 +16,11 @@ const (
 	logInterval      = 15 * time.Second
 )
 
-// A reporter tells a person how far a build is: on a terminal by one line that
-// is written anew each second, elsewhere by a line every 15 s and at each step.
-type reporter struct {
+// A Reporter tells a person how far something is that takes long: on a terminal
+// by one line that is written anew each second, elsewhere by a line every 15 s and
+// at each step. Its methods may be called from several goroutines.
+type Reporter struct {
+	what     string
 	terminal bool
 	stop     chan struct{}
 	stopped  sync.WaitGroup
@@ -32,11 +34,13 @@ type reporter struct {
 	shown bool   // the terminal's line is not empty
 }
 
-func newReporter(to io.Writer) *reporter {
+// NewReporter reports to a writer (nil discards it) on what is named by a word or
+// two, with which every line begins. The caller calls Close.
+func NewReporter(to io.Writer, what string) *Reporter {
 	if to == nil {
 		to = io.Discard
 	}
-	r := &reporter{to: to, terminal: isTerminal(to), stop: make(chan struct{}), start: time.Now()}
+	r := &Reporter{what: what, to: to, terminal: isTerminal(to), stop: make(chan struct{}), start: time.Now()}
 	interval := logInterval
 	if r.terminal {
 		interval = terminalInterval
@@ -65,8 +69,8 @@ func isTerminal(w io.Writer) bool {
 	return err == nil
 }
 
-// close ends the reports and clears the terminal's line.
-func (r *reporter) close() {
+// Close ends the reports and clears the terminal's line.
+func (r *Reporter) Close() {
 	close(r.stop)
 	r.stopped.Wait()
 	r.mu.Lock()
@@ -74,16 +78,16 @@ func (r *reporter) close() {
 	r.clear()
 }
 
-// say writes a line that stays.
-func (r *reporter) say(format string, args ...any) {
+// Say writes a line that stays.
+func (r *Reporter) Say(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.clear()
-	fmt.Fprintf(r.to, format+"\n", args...)
+	fmt.Fprintf(r.to, r.what+": "+format+"\n", args...)
 }
 
-// step names what is being done now; a name once more changes nothing.
-func (r *reporter) step(name string) {
+// Step names what is being done now; a name once more changes nothing.
+func (r *Reporter) Step(name string) {
 	r.mu.Lock()
 	same := r.now == name
 	r.now, r.done, r.all = name, 0, 0
@@ -93,15 +97,16 @@ func (r *reporter) step(name string) {
 	}
 }
 
-// count returns a writer that counts lines as progress of the step.
-func (r *reporter) count(all int) io.Writer {
+// Count returns a writer that counts lines as progress of the step, of which
+// there will be so many.
+func (r *Reporter) Count(all int) io.Writer {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.all = all
 	return lineCounter{r}
 }
 
-type lineCounter struct{ r *reporter }
+type lineCounter struct{ r *Reporter }
 
 func (c lineCounter) Write(b []byte) (int, error) {
 	c.r.mu.Lock()
@@ -111,13 +116,13 @@ func (c lineCounter) Write(b []byte) (int, error) {
 }
 
 // show writes the line of the step at hand.
-func (r *reporter) show(now time.Time) {
+func (r *Reporter) show(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.now == "" {
 		return
 	}
-	line := fmt.Sprintf("lab kernel: %s %s", now.Sub(r.start).Round(time.Second), r.now)
+	line := fmt.Sprintf("%s: %s %s", r.what, now.Sub(r.start).Round(time.Second), r.now)
 	if r.all > 0 {
 		line += fmt.Sprintf(" %d%%", min(99, 100*r.done/r.all))
 	}
@@ -129,7 +134,7 @@ func (r *reporter) show(now time.Time) {
 	r.shown = true
 }
 
-func (r *reporter) clear() {
+func (r *Reporter) clear() {
 	if r.shown {
 		fmt.Fprint(r.to, "\r\x1b[K")
 		r.shown = false

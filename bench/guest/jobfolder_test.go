@@ -1,4 +1,4 @@
-package labkernel
+package guest
 
 import (
 	"os"
@@ -18,21 +18,26 @@ func TestJobFoldersOfTheDeadAreRemoved(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(dead, ownerName), nil, 0o600))
 	must(t, os.Mkdir(foreign, 0o755))
 	sweepJobs(base, time.Now())
-	if !exists(dead) {
+	if !there(dead) {
 		t.Error("a folder was removed before its host could lock it")
 	}
 	sweepJobs(base, time.Now().Add(2*youth))
-	if exists(dead) {
+	if there(dead) {
 		t.Error("the folder of a dead host is left")
 	}
-	if !exists(filepath.Join(living, jobName)) {
+	if !there(filepath.Join(living, jobName)) {
 		t.Error("the folder of a living host was removed")
 	}
-	if !exists(foreign) {
+	if !there(foreign) {
 		t.Error("a folder was removed that is no job's")
 	}
 	remove()
-	if exists(living) {
+	if there(living) {
 		t.Error("a job's folder outlived the job")
 	}
+}
+
+func there(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
