@@ -30,7 +30,7 @@ func labRuns(t *testing.T, plan []lab.Experiment) []report.Run {
 		e.Path.RateUp, e.Path.RateDown, e.Path.RTT = 20e6, 20e6, 20*time.Millisecond
 		e.Path.Qdisc.Kind = netlab.KindFQCodel
 	}
-	runs, err := runAll(t.Context(), plan, 2, (&guests{kernel: kernel}).run, io.Discard)
+	runs, err := runAll(t.Context(), plan, 2, inLabKernel(kernel).run, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}

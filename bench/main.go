@@ -21,6 +21,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"kiloport/bench/guest"
 	"kiloport/bench/labkernel"
 	"kiloport/bench/netlab/traffic"
 	"kiloport/bench/stockkernel"
@@ -52,8 +53,8 @@ func main() {
 }
 
 // run is the whole command with its surroundings as arguments. It returns the
-// exit status: 0, 1 after a failure, 2 after a mistake on the command line. A
-// subcommand reports a failure by returning an error; it is printed here, once.
+// exit status: 0, 1 after a failure, 2 after a mistake on the command line, and
+// that of a command that failed in a kernel. A subcommand reports a failure by returning an error; it is printed here, once.
 // Cancelling ctx ends every subcommand, which then cleans up before it returns.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root := newRoot()
@@ -74,6 +75,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		fmt.Fprintln(stderr, "bench: interrupted")
 	default:
 		fmt.Fprintf(stderr, "bench: %v\n", err)
+	}
+	if inside := new(guest.ExitError); errors.As(err, &inside) {
+		return inside.Status
 	}
 	return exitFailed
 }

@@ -18,6 +18,7 @@ import (
 	"kiloport/bench/labkernel"
 	"kiloport/bench/netlab"
 	"kiloport/bench/report"
+	"kiloport/bench/stockkernel"
 	"kiloport/bench/tunnels"
 )
 
@@ -39,7 +40,8 @@ type runOptions struct {
 	repeat      int
 	seconds     int
 	jobs        int
-	real        bool
+	kernel      string
+	real        bool // in real time, and unless a kernel is named, in this one
 	baseline    string
 	out         string
 	kiloport    string
@@ -58,6 +60,11 @@ netem in virtual time, where the processor costs nothing and figures repeat
 whatever else the machine does. With --real it happens in this machine's kernel,
 tunnels in turn, and ratios to one of them say more than the figures. Scenarios
 "in real time" always do so, without a bottleneck or a delay.
+
+With --kernel stock it happens in Debian's kernel in QEMU, in real time, too. Where
+KVM does not work, the processor there is an emulated one: what runs is what users
+run, but its clock is uneven, and all figures are more the emulation's than the
+tunnels'.
 
 Scenarios:
 ` + scenarioHelp(),
@@ -91,6 +98,7 @@ func (o *runOptions) flags(cmd *cobra.Command) {
 	f.IntVar(&o.repeat, "repeat", 0, "repetitions, 0 means what the scenario needs")
 	f.IntVar(&o.seconds, "seconds", 0, "length of the load, 0 means what the scenario needs")
 	f.IntVar(&o.jobs, "jobs", runtime.NumCPU(), "lab kernels at the same time")
+	f.StringVar(&o.kernel, "kernel", kernelLab, "where: "+kernelLab+" or "+kernelStock)
 	f.BoolVar(&o.real, "real", false, "in this machine's kernel, in real time")
 	f.StringVar(&o.baseline, "baseline", "", "print ratios to this tunnel (default in real time: wireguard-go, if it is measured)")
 	f.StringVar(&o.out, "out", "", "folder of the report (default bench/results/ and the time)")
@@ -161,29 +169,70 @@ func brokenRuns(runs []report.Run) error {
 // A runner does one experiment somewhere.
 type runner func(ctx context.Context, e *lab.Experiment) (*report.Run, error)
 
+// Kernels that --kernel knows.
+const (
+	kernelLab   = "lab"
+	kernelStock = "stock"
+)
+
+// chooseKernel checks what --kernel names. The stock kernel knows real time only.
+func (o *runOptions) chooseKernel() error {
+	switch {
+	case o.kernel == "" || o.kernel == kernelLab:
+		return nil
+	case o.kernel != kernelStock:
+		return fmt.Errorf("--kernel %s: there are %s and %s, and this machine's with --real", o.kernel, kernelLab, kernelStock)
+	case o.real:
+		return errors.New("--real is this machine's kernel, --kernel stock another one: leave out one of them")
+	}
+	o.real = true
+	return nil
+}
+
 // runner chooses where experiments are done.
 func (o *runOptions) runner(ctx context.Context, progress io.Writer) (runner, func() report.Environment, error) {
-	if o.real {
+	switch {
+	case o.kernel == kernelStock:
+		return stockRunner(ctx, progress)
+	case o.real:
 		if os.Geteuid() != 0 {
 			return nil, nil, errors.New("measure in this kernel: not root; run this as root, or under sudo")
 		}
 		here := func(ctx context.Context, e *lab.Experiment) (*report.Run, error) { return e.Run(ctx) }
-		return here, func() report.Environment { return environmentOf(report.KernelHere, "") }, nil
+		return here, func() report.Environment { return lab.Environment(report.KernelHere) }, nil
 	}
-	kernel, err := labkernel.Ensure(ctx, progress)
+	k, err := labkernel.Ensure(ctx, progress)
 	if err != nil {
 		return nil, nil, err
 	}
-	g := &guests{kernel: kernel}
-	return g.run, func() report.Environment { return environmentOf(report.KernelLab, kernel.Manifest.Release) }, nil
+	environment := func() report.Environment {
+		e := environmentOf(report.KernelLab, k.Manifest.Release)
+		e.Virtual = true
+		return e
+	}
+	return inLabKernel(k).run, environment, nil
 }
 
-// environmentOf describes where the packets were carried; an empty release is
-// this kernel's.
+// stockRunner does experiments in the stock kernel. What executed it is known when
+// one has been done.
+func stockRunner(ctx context.Context, progress io.Writer) (runner, func() report.Environment, error) {
+	k, err := stockkernel.Ensure(ctx, progress)
+	if err != nil {
+		return nil, nil, err
+	}
+	environment := func() report.Environment {
+		of := report.KernelStock
+		if k.Accelerator() == stockkernel.TCG {
+			of = report.KernelEmulated
+		}
+		return environmentOf(of, k.Manifest.Release)
+	}
+	return inStockKernel(k).run, environment, nil
+}
+
+// environmentOf describes a kernel that boots for one experiment on this machine.
 func environmentOf(kernelOf, release string) report.Environment {
 	e := lab.Environment(kernelOf)
-	if release != "" {
-		e.Kernel, e.Virtual, e.Cores = release, true, 1
-	}
+	e.Kernel, e.Cores = release, 1
 	return e
 }

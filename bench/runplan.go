@@ -20,6 +20,9 @@ func (o *runOptions) plan(names []string) ([]lab.Experiment, error) {
 	if len(names) == 0 {
 		names = []string{"rrul_be"}
 	}
+	if err := o.chooseKernel(); err != nil {
+		return nil, err
+	}
 	scenarios, err := o.scenarios(names)
 	if err != nil {
 		return nil, err

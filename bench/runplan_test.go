@@ -67,6 +67,31 @@ func TestPlanOfPools(t *testing.T) {
 	}
 }
 
+func TestPlanForAKernel(t *testing.T) {
+	for _, test := range []struct {
+		kernel     string
+		real       bool
+		err        string
+		inRealTime bool
+	}{
+		{"", false, "", false},
+		{kernelLab, false, "", false},
+		{kernelLab, true, "", true},
+		{kernelStock, false, "", true},
+		{kernelStock, true, "leave out one of them", true},
+		{"other", false, "there are lab and stock, and this machine's with --real", false},
+	} {
+		o := &runOptions{tunnels: []string{"none"}, rates: []string{"20"}, qdisc: "fq_codel", jobs: 4, kernel: test.kernel, real: test.real}
+		_, err := o.plan([]string{"rrul_be"})
+		if (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
+			t.Errorf("kernel %q, real %v: error %v, want %q", test.kernel, test.real, err, test.err)
+		}
+		if o.real != test.inRealTime || (o.parallel() == 1) != test.inRealTime {
+			t.Errorf("kernel %q, real %v: in real time %v, %d at the same time", test.kernel, test.real, o.real, o.parallel())
+		}
+	}
+}
+
 func TestPlanOfRealTime(t *testing.T) {
 	o := &runOptions{tunnels: []string{"none"}, rates: []string{"20", "50"}, flows: []int{1, 2}, repeat: 1, jobs: 4}
 	plan, err := o.plan([]string{"throughput", "overload"})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"time"
 
@@ -81,7 +82,24 @@ type hostfs struct{ job string }
 var _ guest.Files = hostfs{}
 
 // Prepare implements guest.Files.
-func (hostfs) Prepare() error { return nil }
+func (hostfs) Prepare() error { return yieldToNobody() }
+
+// yieldToNobody makes this thread, and by inheritance every process of the guest,
+// one that preempts no other when it wakes up (SCHED_BATCH).
+//
+// In virtual time a kernel loop that waits for another process and yields by
+// cond_resched waits for ever: the scheduler has no ticks to see that the loop
+// has had its share. There is such a loop at the end of processes with several
+// threads: one that ends removes its entries from /proc, having woken its parent,
+// and the parent that runs first waits for the entries to go
+// (shrink_dcache_parent). Here the parent does not run first.
+func yieldToNobody() error {
+	runtime.LockOSThread()
+	if err := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_BATCH}, 0); err != nil {
+		return fmt.Errorf("choose the scheduling policy: %w", err)
+	}
+	return nil
+}
 
 // Job implements guest.Files.
 func (h hostfs) Job(target string) error {

@@ -31,9 +31,10 @@ const Schema = "kiloport-bench/1"
 
 // What Environment.KernelOf says.
 const (
-	KernelLab  = "lab kernel (User-Mode Linux, virtual time)"
-	KernelHere = "this machine"
-	KernelQEMU = "qemu"
+	KernelLab      = "lab kernel (User-Mode Linux, virtual time)"
+	KernelHere     = "this machine"
+	KernelStock    = "stock kernel (QEMU with KVM, real time)"
+	KernelEmulated = "stock kernel (QEMU with an emulated processor: its clock is uneven, and rates and delays are the emulation's)"
 )
 
 // A Document is everything that one invocation of bench measured.
@@ -52,7 +53,7 @@ type Document struct {
 type Environment struct {
 	// Kernel is the release of the kernel that carried the packets.
 	Kernel string `json:"kernel"`
-	// KernelOf is one of KernelLab, KernelHere and KernelQEMU.
+	// KernelOf is one of the constants KernelLab to KernelEmulated.
 	KernelOf string `json:"kernel_of"`
 	// Virtual is true where the clock moves only when everything sleeps: the
 	// processor then costs nothing, and throughput says nothing about it.

@@ -38,21 +38,25 @@ func newestImage(ctx context.Context, h *host.Host) (image, error) {
 	if err != nil {
 		return image{}, err
 	}
-	names := newestFirst(strings.Fields(known))
-	if len(names) == 0 {
-		// It fails where it does not know the package.
-		depends, err := h.Run(ctx, "", nil, "apt-cache", "depends", metaPackage)
-		if err != nil && ctx.Err() != nil {
-			return image{}, err
-		}
-		names = newestFirst(strings.Fields(depends))
+	if i, err := firstCandidate(ctx, h, newestFirst(strings.Fields(known))); !errors.Is(err, errNoImage) {
+		return i, err
 	}
+	depends, err := h.Run(ctx, "", nil, "apt-cache", "depends", metaPackage)
+	if err != nil { // as where it does not know the package
+		return image{}, errors.Join(errNoImage, err)
+	}
+	return firstCandidate(ctx, h, newestFirst(strings.Fields(depends)))
+}
+
+// firstCandidate is the first package that apt could get. Others are only
+// mentioned, by packages that go with them.
+func firstCandidate(ctx context.Context, h *host.Host, names []string) (image, error) {
 	for _, name := range names {
 		version, err := h.Candidate(ctx, name)
 		if err != nil {
 			return image{}, err
 		}
-		if version != "" { // else only other packages mention it
+		if version != "" {
 			return image{name, version}, nil
 		}
 	}
