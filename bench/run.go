@@ -120,7 +120,9 @@ func runPlan(ctx context.Context, o *runOptions, plan []lab.Experiment, out, pro
 	if err != nil {
 		return err
 	}
-	runs, err := runAll(ctx, plan, o.parallel(), do, progress)
+	p := newRunProgress(progress, plan)
+	runs, err := runAll(ctx, plan, o.parallel(), do, p)
+	p.close()
 	if err != nil {
 		return err
 	}
@@ -166,9 +168,6 @@ func brokenRuns(runs []report.Run) error {
 	return errors.Join(errs...)
 }
 
-// A runner does one experiment somewhere.
-type runner func(ctx context.Context, e *lab.Experiment) (*report.Run, error)
-
 // Kernels that --kernel knows.
 const (
 	kernelLab   = "lab"
@@ -198,7 +197,6 @@ func (o *runOptions) runner(ctx context.Context, progress io.Writer) (runner, fu
 		if os.Geteuid() != 0 {
 			return nil, nil, errors.New("measure in this kernel: not root; run this as root, or under sudo")
 		}
-		here := func(ctx context.Context, e *lab.Experiment) (*report.Run, error) { return e.Run(ctx) }
 		return here, func() report.Environment { return lab.Environment(report.KernelHere) }, nil
 	}
 	k, err := labkernel.Ensure(ctx, progress)

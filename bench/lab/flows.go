@@ -63,6 +63,15 @@ func manyFlows(ctx context.Context, b *bench) error {
 	return b.traffic(ctx, b.fairGroups())
 }
 
+// manyFlowsLast is the time of both parts.
+func manyFlowsLast(e *Experiment) time.Duration {
+	first := max(e.Load, fewestSent*e.sparseInterval())
+	if e.Flows < 2 {
+		return first
+	}
+	return first + forgotten + quiet + e.Load
+}
+
 // countAlone is the first part.
 func (b *bench) countAlone(ctx context.Context) error {
 	counter, err := b.sites.GatewayA.CountHashes(netlab.GatewayWan)
@@ -96,12 +105,12 @@ func (b *bench) countAlone(ctx context.Context) error {
 }
 
 // sparseInterval is how often each sparse flow sends.
-func (b *bench) sparseInterval() time.Duration {
-	rate := slower(b.Path)
+func (e *Experiment) sparseInterval() time.Duration {
+	rate := slower(e.Path)
 	if rate == 0 {
 		return sparseInterval
 	}
-	load := float64(b.Flows) * meanLength * 8 * sparseShare // of a packet each, in bit, as a share of the rate
+	load := float64(e.Flows) * meanLength * 8 * sparseShare // of a packet each, in bit, as a share of the rate
 	return max(sparseInterval, time.Duration(load/float64(rate)*float64(time.Second)))
 }
 

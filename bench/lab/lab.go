@@ -68,6 +68,17 @@ const (
 	bin       = 200 * time.Millisecond
 )
 
+// Lasts is about how long the experiment takes, by the clock of the kernel that it
+// runs in.
+func (e *Experiment) Lasts() time.Duration {
+	const setUp = 2 * time.Second
+	s, ok := find(e.Scenario)
+	if !ok || s.lasts == nil {
+		return setUp + quiet + e.Load
+	}
+	return setUp + s.lasts(e)
+}
+
 // Virtual tells whether this kernel's clock moves only when everything sleeps.
 func Virtual() bool {
 	line, err := os.ReadFile("/proc/cmdline")
