@@ -36,15 +36,22 @@ func newGuest() *cobra.Command {
 			stop := beat(func(at time.Duration) { writeBeat(cmd.OutOrStdout(), at) })
 			run, err := e.Run(cmd.Context())
 			stop()
-			if err != nil {
+			result := guestResult{Run: run}
+			if err != nil && !errors.As(err, &result.NotStarted) {
 				return err
 			}
-			if text, err = json.Marshal(run); err != nil {
+			if text, err = json.Marshal(result); err != nil {
 				return fmt.Errorf("write the result: %w", err)
 			}
 			return os.WriteFile(args[1], text, 0o600)
 		},
 	}
+}
+
+// A guestResult is what a guest tells of an experiment: one or the other.
+type guestResult struct {
+	Run        *report.Run
+	NotStarted *lab.StartError
 }
 
 // guests do experiments in kernels that boot for one experiment each.
@@ -105,8 +112,14 @@ func (g *guests) try(ctx context.Context, e *lab.Experiment, beat beatFunc) (run
 	if text, err = os.ReadFile(told); err != nil {
 		return nil, fmt.Errorf("read the result: %w%s", err, quoted(said.Bytes()))
 	}
-	run = new(report.Run)
-	return run, json.Unmarshal(text, run)
+	var result guestResult
+	if err := json.Unmarshal(text, &result); err != nil {
+		return nil, fmt.Errorf("read the result: %w", err)
+	}
+	if result.NotStarted != nil {
+		return nil, result.NotStarted
+	}
+	return result.Run, nil
 }
 
 // quoted is the end of what a program said, as the tail of an error message.

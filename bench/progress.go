@@ -20,6 +20,7 @@ type runProgress struct {
 	now      func() time.Time
 	plan     []lab.Experiment
 	start    time.Time
+	quiet    bool // leaves out the lines for experiments that have ended
 
 	mu      sync.Mutex
 	ended   int
@@ -27,9 +28,10 @@ type runProgress struct {
 	running map[int]float64 // share of an experiment's own, by its place in the plan
 }
 
-// newRunProgress reports to a writer; nil discards it. The caller calls close.
-func newRunProgress(to io.Writer, plan []lab.Experiment) *runProgress {
-	p := &runProgress{reporter: host.NewReporter(to, "bench run"), now: time.Now, plan: plan, running: map[int]float64{}}
+// newRunProgress reports to a writer on what is named; nil discards it. The caller
+// calls close.
+func newRunProgress(to io.Writer, what string, plan []lab.Experiment) *runProgress {
+	p := &runProgress{reporter: host.NewReporter(to, what), now: time.Now, plan: plan, running: map[int]float64{}}
 	p.start = p.now()
 	p.reporter.Follow(p.state)
 	return p
@@ -68,6 +70,9 @@ func (p *runProgress) end(i int, r *report.Run) {
 	delete(p.running, i)
 	head := fmt.Sprintf("[%d/%d, %s] ", p.ended, len(p.plan), p.left())
 	p.mu.Unlock()
+	if p.quiet {
+		return
+	}
 	p.reporter.Say("%s%s: %s", head, nameOf(r), outcomeOf(r))
 }
 

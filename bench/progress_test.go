@@ -13,7 +13,7 @@ import (
 // newTestProgress reports to nobody.
 func newTestProgress(t *testing.T, plan []lab.Experiment) *runProgress {
 	t.Helper()
-	p := newRunProgress(nil, plan)
+	p := newRunProgress(nil, "test", plan)
 	t.Cleanup(p.close)
 	return p
 }
@@ -25,7 +25,7 @@ func TestRunProgress(t *testing.T) {
 		{Scenario: "rrul_be", Tunnel: "none", Load: 10 * time.Second, Path: path},
 		{Scenario: "rrul_be", Tunnel: "tinc", Load: 10 * time.Second, Path: path},
 	}
-	p := newRunProgress(&out, plan)
+	p := newRunProgress(&out, "test", plan)
 	defer p.close()
 	p.now = func() time.Time { return p.start.Add(30 * time.Second) }
 	p.begin(0)

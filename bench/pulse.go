@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -55,30 +56,53 @@ var errSilent = errors.New("it has stopped: nothing was heard of it")
 // A pulse is taken of a guest: it is the writer of its output, and ends it when
 // that has been silent for too long.
 type pulse struct {
-	patience time.Duration
-	heard    beatFunc
-	silent   *time.Timer
-	cancel   context.CancelCauseFunc
-	line     []byte // not complete yet
+	heard  beatFunc
+	cancel context.CancelCauseFunc
+	ended  chan struct{}
+	silent atomic.Int64 // looks since the last sign of life
+	line   []byte       // not complete yet
 }
 
 var _ io.Writer = (*pulse)(nil)
 
-// longestBeat bounds a line that is no beat.
-const longestBeat = 64
+const (
+	// longestBeat bounds a line that is no beat.
+	longestBeat = 64
+	// lookInterval is between two looks whether a guest is silent. Looks are what
+	// counts, not the clock: a host that stood still did so for the guest, too.
+	lookInterval = time.Second
+)
 
 // takePulse begins. The context that it gives ends with [errSilent] as its cause
 // when nothing is written for as long as patience. The caller calls stop.
 func takePulse(ctx context.Context, patience time.Duration, heard beatFunc) (context.Context, *pulse) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	p := &pulse{patience: patience, heard: heard, cancel: cancel}
-	p.silent = time.AfterFunc(patience, func() { cancel(fmt.Errorf("%w for %v", errSilent, patience)) })
+	p := &pulse{heard: heard, cancel: cancel, ended: make(chan struct{})}
+	go func() {
+		defer close(p.ended)
+		p.look(ctx, patience)
+	}()
 	return ctx, p
+}
+
+// look ends the context when the guest has been silent for too long.
+func (p *pulse) look(ctx context.Context, patience time.Duration) {
+	ticker := time.NewTicker(lookInterval)
+	defer ticker.Stop()
+	for p.silent.Load() < int64(patience/lookInterval) {
+		select {
+		case <-ticker.C:
+			p.silent.Add(1)
+		case <-ctx.Done():
+			return
+		}
+	}
+	p.cancel(fmt.Errorf("%w for %v", errSilent, patience))
 }
 
 // Write implements io.Writer; it does not fail.
 func (p *pulse) Write(b []byte) (int, error) {
-	p.silent.Reset(p.patience)
+	p.silent.Store(0)
 	p.line = append(p.line, b...)
 	for {
 		end := bytes.IndexByte(p.line, '\n')
@@ -98,6 +122,6 @@ func (p *pulse) Write(b []byte) (int, error) {
 
 // stop ends it, and its context.
 func (p *pulse) stop() {
-	p.silent.Stop()
 	p.cancel(nil)
+	<-p.ended
 }

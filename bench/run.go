@@ -26,26 +26,28 @@ func init() { register(newRun) }
 
 // runOptions are the flags of `bench run`.
 type runOptions struct {
-	tunnels     []string
-	rates       []string
-	rtt         time.Duration
-	qdisc       string
-	ecn, ipv4   bool
-	mtu         int
-	loss        float64
-	flows       []int
-	ports       []int
-	cases       []string
-	settings    []string
-	repeat      int
-	seconds     int
-	jobs        int
-	kernel      string
-	real        bool // in real time, and unless a kernel is named, in this one
-	baseline    string
-	out         string
-	kiloport    string
-	wireguardGo string
+	tunnels []string
+	// tunnelsNamed says that somebody asked for these tunnels.
+	tunnelsNamed bool
+	rates        []string
+	rtt          time.Duration
+	qdisc        string
+	ecn, ipv4    bool
+	mtu          int
+	loss         float64
+	flows        []int
+	ports        []int
+	cases        []string
+	settings     []string
+	repeat       int
+	seconds      int
+	jobs         int
+	kernel       string
+	real         bool // in real time, and unless a kernel is named, in this one
+	baseline     string
+	out          string
+	kiloport     string
+	wireguardGo  string
 }
 
 func newRun() *cobra.Command {
@@ -70,6 +72,7 @@ Scenarios:
 ` + scenarioHelp(),
 		ValidArgs: lab.Names(),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			o.tunnelsNamed = cmd.Flags().Changed("tunnels")
 			plan, err := o.plan(args)
 			if err != nil {
 				return err
@@ -83,7 +86,7 @@ Scenarios:
 
 func (o *runOptions) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringSliceVar(&o.tunnels, "tunnels", []string{"none", "kiloport", "kernel-wireguard", "wireguard-go"}, "which, of "+strings.Join(tunnels.Names, ", "))
+	f.StringSliceVar(&o.tunnels, "tunnels", []string{"none", "kiloport", "kernel-wireguard", "wireguard-go"}, "which, of "+strings.Join(tunnels.Names, ", ")+"; of the default, what this machine cannot run is left out")
 	f.StringSliceVar(&o.rates, "rates", []string{"20"}, "bottlenecks in Mbit/s, both ways or UP/DOWN, 0 for none")
 	f.DurationVar(&o.rtt, "rtt", 20*time.Millisecond, "round-trip time of the idle path")
 	f.StringVar(&o.qdisc, "qdisc", netlab.KindFQCodel, "the gateways' queue: fq_codel, cake, codel, pfifo, fq_pie, …")
@@ -116,30 +119,56 @@ func scenarioHelp() string {
 
 // runPlan does all experiments and writes the report.
 func runPlan(ctx context.Context, o *runOptions, plan []lab.Experiment, out, progress io.Writer) error {
-	do, environment, err := o.runner(ctx, progress)
+	plan, err := o.preflight(ctx, plan, progress)
 	if err != nil {
 		return err
 	}
-	p := newRunProgress(progress, plan)
-	runs, err := runAll(ctx, plan, o.parallel(), do, p)
-	p.close()
+	dir := o.folder()
+	release, err := reserve(dir)
 	if err != nil {
 		return err
 	}
-	doc := &report.Document{Created: time.Now().UTC().Truncate(time.Second), Command: append([]string{"bench"}, os.Args[1:]...), Environment: environment(), Runs: runs}
-	dir := o.out
-	if dir == "" {
-		dir = filepath.Join("bench", "results", time.Now().Format("2006-01-02-150405"))
+	defer release()
+	doc, err := o.measure(ctx, plan, progress)
+	if err != nil {
+		return err
 	}
 	if err := report.Write(doc, dir); err != nil {
 		return err
 	}
-	writeSummary(out, runs)
+	writeSummary(out, doc.Runs)
 	if base := o.base(); base != "" {
-		writeRatios(out, runs, base)
+		writeRatios(out, doc.Runs, base)
 	}
 	fmt.Fprintf(out, "\n%s\n", filepath.Join(dir, "index.html"))
-	return brokenRuns(runs)
+	return brokenRuns(doc.Runs)
+}
+
+// folder is where the report goes.
+func (o *runOptions) folder() string {
+	if o.out != "" {
+		return o.out
+	}
+	return filepath.Join("bench", "results", time.Now().Format("2006-01-02-150405"))
+}
+
+// measure does all experiments.
+func (o *runOptions) measure(ctx context.Context, plan []lab.Experiment, progress io.Writer) (*report.Document, error) {
+	do, environment, err := o.runner(ctx, progress)
+	if err != nil {
+		return nil, err
+	}
+	p := newRunProgress(progress, "bench run", plan)
+	defer p.close()
+	runs, err := runAll(ctx, plan, o.parallel(), do, p)
+	if err != nil {
+		return nil, err
+	}
+	p.reporter.Say("writing the report")
+	return &report.Document{
+		Created: time.Now().UTC().Truncate(time.Second), Command: append([]string{"bench"}, os.Args[1:]...),
+		Environment: environment(), Runs: runs,
+	}, nil
 }
 
 func (o *runOptions) parallel() int {
@@ -194,9 +223,6 @@ func (o *runOptions) runner(ctx context.Context, progress io.Writer) (runner, fu
 	case o.kernel == kernelStock:
 		return stockRunner(ctx, progress)
 	case o.real:
-		if os.Geteuid() != 0 {
-			return nil, nil, errors.New("measure in this kernel: not root; run this as root, or under sudo")
-		}
 		return here, func() report.Environment { return lab.Environment(report.KernelHere) }, nil
 	}
 	k, err := labkernel.Ensure(ctx, progress)

@@ -85,8 +85,34 @@ func Virtual() bool {
 	return err == nil && strings.Contains(string(line), "time-travel")
 }
 
+// A StartError says that a tunnel or the network around it could not be set up, so
+// that there is nothing to report, and probably will not be next time.
+type StartError struct {
+	// Tunnel is its name, Reason what went wrong.
+	Tunnel, Reason string
+}
+
+// Error implements error.
+func (e *StartError) Error() string {
+	return fmt.Sprintf("set up the network and the tunnel %s: %s", e.Tunnel, e.Reason)
+}
+
+func (e *Experiment) startError(err error) error { return &StartError{e.Tunnel, err.Error()} }
+
+// Failed is what to report of an experiment that could not be done.
+func (e *Experiment) Failed(why error) *report.Run {
+	s, ok := find(e.Scenario)
+	if !ok {
+		s = &Scenario{Name: e.Scenario}
+	}
+	run := e.describe(s)
+	run.Error = why.Error()
+	return run
+}
+
 // Run does the experiment. What the tunnel or the traffic did wrong is in the
-// report's Error; an error means that there is nothing to report.
+// report's Error. An error means that there is nothing to report; it is a
+// [*StartError] if it did not get so far that there was traffic.
 func (e *Experiment) Run(ctx context.Context) (*report.Run, error) {
 	s, ok := find(e.Scenario)
 	if !ok {
@@ -96,10 +122,13 @@ func (e *Experiment) Run(ctx context.Context) (*report.Run, error) {
 		return nil, err
 	}
 	run := e.describe(s)
-	if err := e.measure(ctx, s, run); err != nil {
-		if ctx.Err() != nil {
-			return nil, err
-		}
+	err := e.measure(ctx, s, run)
+	var start *StartError
+	switch {
+	case err == nil:
+	case ctx.Err() != nil || errors.As(err, &start):
+		return nil, err
+	default:
 		run.Error = err.Error()
 	}
 	return run, nil
@@ -133,12 +162,12 @@ func (e *Experiment) describe(s *Scenario) *report.Run {
 func (e *Experiment) measure(ctx context.Context, s *Scenario, run *report.Run) (err error) {
 	sites, err := e.build(ctx, s)
 	if err != nil {
-		return err
+		return e.startError(err)
 	}
 	defer func() { err = errors.Join(err, sites.Close()) }()
 	b := &bench{Experiment: e, scenario: s, sites: sites, run: run}
 	if err := b.prepare(ctx); err != nil {
-		return err
+		return e.startError(err)
 	}
 	if s.custom != nil {
 		return s.custom(ctx, b)
