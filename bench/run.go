@@ -165,10 +165,22 @@ func (o *runOptions) measure(ctx context.Context, plan []lab.Experiment, progres
 		return nil, err
 	}
 	p.reporter.Say("writing the report")
-	return &report.Document{
+	doc := &report.Document{
 		Created: time.Now().UTC().Truncate(time.Second), Command: append([]string{"bench"}, os.Args[1:]...),
 		Environment: environment(), Runs: runs,
-	}, nil
+	}
+	doc.Environment.Kiloport = kiloportVersion(runs)
+	return doc, nil
+}
+
+// kiloportVersion is that of the kiloport that was measured, empty if none was.
+func kiloportVersion(runs []report.Run) string {
+	for i := range runs {
+		if t := &runs[i].Tunnel; strings.HasPrefix(t.Name, tunnelKiloport) && t.Version != "" {
+			return strings.TrimPrefix(t.Version, tunnelKiloport+" ")
+		}
+	}
+	return ""
 }
 
 func (o *runOptions) parallel() int {

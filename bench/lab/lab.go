@@ -280,8 +280,18 @@ func Environment(kernelOf string) report.Environment {
 	release, _ := os.ReadFile("/proc/sys/kernel/osrelease") // empty where there is no /proc
 	return report.Environment{
 		Kernel: strings.TrimSpace(string(release)), KernelOf: kernelOf, Virtual: Virtual(),
-		Cores: runtime.NumCPU(), Go: runtime.Version(),
+		CPU: processor(), Cores: runtime.NumCPU(), Go: runtime.Version(),
 	}
+}
+
+// processor is the name of this machine's processor, empty where it has none.
+func processor() string {
+	info, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return ""
+	}
+	_, name, _ := strings.Cut(lineOf(string(info), "model name"), ":")
+	return strings.TrimSpace(name)
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -32,6 +32,37 @@ func (b *bench) put(r *traffic.Result, groups []traffic.Group) {
 	}
 	b.congestion(r, groups)
 	b.fairness(r, groups)
+	b.pages(r)
+}
+
+// pages sums up how long pages took that were asked for after the warm-up.
+func (b *bench) pages(r *traffic.Result) {
+	var took []float64
+	asked := 0
+	for i := range r.Flows {
+		f := &r.Flows[i]
+		if f.Kind != traffic.TCPBurst || f.Series == nil {
+			continue
+		}
+		for _, p := range f.Series.Probes {
+			if p.At < quiet+warmUp {
+				continue
+			}
+			asked++
+			if !p.Lost {
+				took = append(took, milliseconds(p.RTT))
+			}
+		}
+	}
+	if asked == 0 {
+		return
+	}
+	b.run.Metrics[report.MetricPagesLost] = 100 * float64(asked-len(took)) / float64(asked)
+	if d := report.NewDistribution(took); d.Count() > 0 {
+		b.run.Metrics[report.MetricPageMedian] = d.Quantile(0.5)
+		b.run.Metrics[report.MetricPageP99] = d.Quantile(0.99)
+		b.run.Metrics[report.MetricPageWorst] = d.Quantile(1)
+	}
 }
 
 // A namer gives the series of probes names that differ.
@@ -44,7 +75,7 @@ func newNamer() namer { return namer{} }
 func (n namer) of(g *traffic.Group) string {
 	name := map[traffic.Kind]string{
 		traffic.UDPEcho: report.ProbeName, traffic.ICMPEcho: report.PingName,
-		traffic.TCPEcho: "tcp echo", traffic.TCPBurst: "page",
+		traffic.TCPEcho: "tcp echo", traffic.TCPBurst: report.PageName,
 	}[g.Kind]
 	n[name]++
 	if n[name] > 1 {

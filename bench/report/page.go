@@ -91,6 +91,7 @@ func (p *part) compareTunnels(looks map[string]look) error {
 		p.add(&p.figures, boxes(p.section, looks), "box")
 		p.add(&p.figures, scatter(p.section, looks), "goodput-latency")
 	}
+	p.add(&p.figures, pageLoads(p.section, looks), "pages")
 	p.add(&p.figures, lanesOverTime(p.section, looks), "lanes")
 	return nil
 }
