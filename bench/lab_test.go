@@ -1,7 +1,6 @@
 package main
 
 import (
-	"io"
 	"os"
 	"strings"
 	"testing"
@@ -30,7 +29,7 @@ func labRuns(t *testing.T, plan []lab.Experiment) []report.Run {
 		e.Path.RateUp, e.Path.RateDown, e.Path.RTT = 20e6, 20e6, 20*time.Millisecond
 		e.Path.Qdisc.Kind = netlab.KindFQCodel
 	}
-	runs, err := runAll(t.Context(), plan, 2, inLabKernel(kernel).run, io.Discard)
+	runs, err := runAll(t.Context(), plan, 2, inLabKernel(kernel).run, newTestProgress(t, plan))
 	if err != nil {
 		t.Fatal(err)
 	}

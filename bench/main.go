@@ -46,16 +46,34 @@ func main() {
 	labkernel.RunIfInit()
 	stockkernel.RunIfInit()
 	traffic.RunIfHelper()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := interruptible()
 	status := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(status)
 }
 
+// interruptible gives a context that ends when somebody or something asks the
+// program to. Who asks a second time means it, and does not wait for what it cleans
+// up. A reader of the output that has gone away is no reason to leave namespaces
+// behind either, nor is what is written after that.
+func interruptible() (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	broken := make(chan os.Signal, 1)
+	signal.Notify(broken, syscall.SIGPIPE)
+	go func() {
+		<-broken
+		cancel()
+	}()
+	ctx, stop = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
 // run is the whole command with its surroundings as arguments. It returns the
 // exit status: 0, 1 after a failure, 2 after a mistake on the command line, and
-// that of a command that failed in a kernel. A subcommand reports a failure by returning an error; it is printed here, once.
-// Cancelling ctx ends every subcommand, which then cleans up before it returns.
+// that of a command that failed in a kernel. A subcommand reports a failure by
+// returning an error; it is printed here, once. Cancelling ctx ends every
+// subcommand, which then cleans up before it returns.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root := newRoot()
 	root.SetArgs(args)

@@ -26,25 +26,28 @@ func init() { register(newRun) }
 
 // runOptions are the flags of `bench run`.
 type runOptions struct {
-	tunnels     []string
-	rates       []string
-	rtt         time.Duration
-	qdisc       string
-	ecn, ipv4   bool
-	mtu         int
-	loss        float64
-	flows       []int
-	cases       []string
-	settings    []string
-	repeat      int
-	seconds     int
-	jobs        int
-	kernel      string
-	real        bool // in real time, and unless a kernel is named, in this one
-	baseline    string
-	out         string
-	kiloport    string
-	wireguardGo string
+	tunnels []string
+	// tunnelsNamed says that somebody asked for these tunnels.
+	tunnelsNamed bool
+	rates        []string
+	rtt          time.Duration
+	qdisc        string
+	ecn, ipv4    bool
+	mtu          int
+	loss         float64
+	flows        []int
+	ports        []int
+	cases        []string
+	settings     []string
+	repeat       int
+	seconds      int
+	jobs         int
+	kernel       string
+	real         bool // in real time, and unless a kernel is named, in this one
+	baseline     string
+	out          string
+	kiloport     string
+	wireguardGo  string
 }
 
 func newRun() *cobra.Command {
@@ -69,6 +72,7 @@ Scenarios:
 ` + scenarioHelp(),
 		ValidArgs: lab.Names(),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			o.tunnelsNamed = cmd.Flags().Changed("tunnels")
 			plan, err := o.plan(args)
 			if err != nil {
 				return err
@@ -82,7 +86,7 @@ Scenarios:
 
 func (o *runOptions) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringSliceVar(&o.tunnels, "tunnels", []string{"none", "kiloport", "kernel-wireguard", "wireguard-go"}, "which, of "+strings.Join(tunnels.Names, ", "))
+	f.StringSliceVar(&o.tunnels, "tunnels", []string{"none", "kiloport", "kernel-wireguard", "wireguard-go"}, "which, of "+strings.Join(tunnels.Names, ", ")+"; of the default, what this machine cannot run is left out")
 	f.StringSliceVar(&o.rates, "rates", []string{"20"}, "bottlenecks in Mbit/s, both ways or UP/DOWN, 0 for none")
 	f.DurationVar(&o.rtt, "rtt", 20*time.Millisecond, "round-trip time of the idle path")
 	f.StringVar(&o.qdisc, "qdisc", netlab.KindFQCodel, "the gateways' queue: fq_codel, cake, codel, pfifo, fq_pie, …")
@@ -90,7 +94,8 @@ func (o *runOptions) flags(cmd *cobra.Command) {
 	f.BoolVar(&o.ipv4, "ipv4", false, "outer packets are IPv4")
 	f.IntVar(&o.mtu, "mtu", 0, "MTU of the path in bytes, 0 means 1500")
 	f.Float64Var(&o.loss, "loss", 0, "share of packets that the internet loses each way, 0 to 1")
-	f.IntSliceVar(&o.flows, "flows", nil, "how many flows, in scenarios that leave it open")
+	f.IntSliceVar(&o.flows, "flows", nil, "how many flows, in scenarios that leave it open, 1 to 2000")
+	f.IntSliceVar(&o.ports, "ports", nil, "kiloport with pools of these sizes, such as 1,16,64,256,1024,4096")
 	f.StringSliceVar(&o.cases, "cases", nil, `some of the loads of scenarios in real time, such as "tcp 8 up" (default all)`)
 	f.StringArrayVar(&o.settings, "set", nil, `a line for the [Interface] section of kiloport's file, such as "Ports = 64"`)
 	f.IntVar(&o.repeat, "repeat", 0, "repetitions, 0 means what the scenario needs")
@@ -114,28 +119,68 @@ func scenarioHelp() string {
 
 // runPlan does all experiments and writes the report.
 func runPlan(ctx context.Context, o *runOptions, plan []lab.Experiment, out, progress io.Writer) error {
-	do, environment, err := o.runner(ctx, progress)
+	plan, err := o.preflight(ctx, plan, progress)
 	if err != nil {
 		return err
 	}
-	runs, err := runAll(ctx, plan, o.parallel(), do, progress)
+	dir := o.folder()
+	release, err := reserve(dir)
 	if err != nil {
 		return err
 	}
-	doc := &report.Document{Created: time.Now().UTC().Truncate(time.Second), Command: append([]string{"bench"}, os.Args[1:]...), Environment: environment(), Runs: runs}
-	dir := o.out
-	if dir == "" {
-		dir = filepath.Join("bench", "results", time.Now().Format("2006-01-02-150405"))
+	defer release()
+	doc, err := o.measure(ctx, plan, progress)
+	if err != nil {
+		return err
 	}
 	if err := report.Write(doc, dir); err != nil {
 		return err
 	}
-	writeSummary(out, runs)
+	writeSummary(out, doc.Runs)
 	if base := o.base(); base != "" {
-		writeRatios(out, runs, base)
+		writeRatios(out, doc.Runs, base)
 	}
 	fmt.Fprintf(out, "\n%s\n", filepath.Join(dir, "index.html"))
-	return brokenRuns(runs)
+	return brokenRuns(doc.Runs)
+}
+
+// folder is where the report goes.
+func (o *runOptions) folder() string {
+	if o.out != "" {
+		return o.out
+	}
+	return filepath.Join("bench", "results", time.Now().Format("2006-01-02-150405"))
+}
+
+// measure does all experiments.
+func (o *runOptions) measure(ctx context.Context, plan []lab.Experiment, progress io.Writer) (*report.Document, error) {
+	do, environment, err := o.runner(ctx, progress)
+	if err != nil {
+		return nil, err
+	}
+	p := newRunProgress(progress, "bench run", plan)
+	defer p.close()
+	runs, err := runAll(ctx, plan, o.parallel(), do, p)
+	if err != nil {
+		return nil, err
+	}
+	p.reporter.Say("writing the report")
+	doc := &report.Document{
+		Created: time.Now().UTC().Truncate(time.Second), Command: append([]string{"bench"}, os.Args[1:]...),
+		Environment: environment(), Runs: runs,
+	}
+	doc.Environment.Kiloport = kiloportVersion(runs)
+	return doc, nil
+}
+
+// kiloportVersion is that of the kiloport that was measured, empty if none was.
+func kiloportVersion(runs []report.Run) string {
+	for i := range runs {
+		if t := &runs[i].Tunnel; strings.HasPrefix(t.Name, tunnelKiloport) && t.Version != "" {
+			return strings.TrimPrefix(t.Version, tunnelKiloport+" ")
+		}
+	}
+	return ""
 }
 
 func (o *runOptions) parallel() int {
@@ -164,9 +209,6 @@ func brokenRuns(runs []report.Run) error {
 	return errors.Join(errs...)
 }
 
-// A runner does one experiment somewhere.
-type runner func(ctx context.Context, e *lab.Experiment) (*report.Run, error)
-
 // Kernels that --kernel knows.
 const (
 	kernelLab   = "lab"
@@ -193,10 +235,6 @@ func (o *runOptions) runner(ctx context.Context, progress io.Writer) (runner, fu
 	case o.kernel == kernelStock:
 		return stockRunner(ctx, progress)
 	case o.real:
-		if os.Geteuid() != 0 {
-			return nil, nil, errors.New("measure in this kernel: not root; run this as root, or under sudo")
-		}
-		here := func(ctx context.Context, e *lab.Experiment) (*report.Run, error) { return e.Run(ctx) }
 		return here, func() report.Environment { return lab.Environment(report.KernelHere) }, nil
 	}
 	k, err := labkernel.Ensure(ctx, progress)

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -27,16 +26,12 @@ func (o *runOptions) plan(names []string) ([]lab.Experiment, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := o.checkBaseline(); err != nil {
-		return nil, err
-	}
-	binaries, err := o.binaries()
-	if err != nil {
+	if err := errors.Join(o.checkBaseline(), o.checkPorts(), o.checkFlows()); err != nil {
 		return nil, err
 	}
 	var all []lab.Experiment
 	for _, s := range scenarios {
-		some, err := o.experiments(s, binaries)
+		some, err := o.experiments(s, o.binaries())
 		if err != nil {
 			return nil, err
 		}
@@ -74,27 +69,18 @@ func (o *runOptions) checkBaseline() error {
 	return nil
 }
 
-// binaries finds the programs that are measured.
-func (o *runOptions) binaries() (b tunnels.Binaries, err error) {
-	for _, p := range []struct {
-		tunnel, path string
-		into         *string
-		make         string
-	}{
-		{"kiloport", o.kiloport, &b.Kiloport, "make build"},
-		{"wireguard-go", o.wireguardGo, &b.WireguardGo, "make bin/wireguard-go"},
-	} {
-		if !slices.ContainsFunc(o.tunnels, func(t string) bool { return strings.HasPrefix(t, p.tunnel) }) {
-			continue
-		}
-		if *p.into, err = filepath.Abs(p.path); err == nil {
-			_, err = os.Stat(*p.into)
-		}
-		if err != nil {
-			return b, fmt.Errorf("find %s: %w; run %s, or name it with --%s", p.tunnel, err, p.make, p.tunnel)
-		}
+// binaries are the programs that are measured. Whether they are there is for
+// preflight to find out.
+func (o *runOptions) binaries() tunnels.Binaries {
+	return tunnels.Binaries{Kiloport: absolute(o.kiloport), WireguardGo: absolute(o.wireguardGo)}
+}
+
+// absolute is a path that means the same in another folder.
+func absolute(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
 	}
-	return b, nil
+	return path // the folder that this program is in is gone
 }
 
 func (o *runOptions) experiments(s *lab.Scenario, binaries tunnels.Binaries) (all []lab.Experiment, err error) {
@@ -169,18 +155,58 @@ func (o *runOptions) choose(s *lab.Scenario) ([]string, error) {
 // the tunnels take turns, so that what else the machine does meets all of them.
 func (o *runOptions) turns(e lab.Experiment, repeat int) (all []lab.Experiment) {
 	for _, e.Tunnel = range o.tunnels {
-		e.Settings = nil
-		if strings.HasPrefix(e.Tunnel, "kiloport") {
-			e.Settings = o.settings
-		}
-		for e.Repetition = 1; e.Repetition <= repeat; e.Repetition++ {
-			all = append(all, e)
+		for _, e.Settings = range o.variants(e.Tunnel) {
+			for e.Repetition = 1; e.Repetition <= repeat; e.Repetition++ {
+				all = append(all, e)
+			}
 		}
 	}
 	if o.real {
 		slices.SortStableFunc(all, func(a, b lab.Experiment) int { return a.Repetition - b.Repetition })
 	}
 	return all
+}
+
+// variants are the settings that a tunnel is measured with, one after the other.
+func (o *runOptions) variants(tunnel string) (all [][]string) {
+	switch {
+	case !strings.HasPrefix(tunnel, tunnelKiloport):
+		return [][]string{nil}
+	case len(o.ports) == 0 || tunnel != tunnelKiloport: // the other one has its size in its name
+		return [][]string{o.settings}
+	}
+	for _, n := range o.ports {
+		all = append(all, append([]string{fmt.Sprintf("Ports = %d", n)}, o.settings...))
+	}
+	return all
+}
+
+// Tunnels that the command treats in another way than the rest.
+const tunnelKiloport = "kiloport"
+
+// maxPorts is what kiloport takes for the size of its pool.
+const maxPorts = 16384
+
+func (o *runOptions) checkPorts() error {
+	for _, n := range o.ports {
+		if n < 1 || n > maxPorts {
+			return fmt.Errorf("--ports %d is not within 1 to %d", n, maxPorts)
+		}
+	}
+	if len(o.ports) > 0 && !slices.Contains(o.tunnels, tunnelKiloport) {
+		return errors.New("--ports is for kiloport, which is not among the --tunnels")
+	}
+	return nil
+}
+
+func (o *runOptions) checkFlows() error {
+	const most = 2000 // gateways note some 65 000 kinds of packets
+	for _, n := range o.flows {
+		if n < 1 || n > most {
+			return fmt.Errorf("--flows %d is not within 1 to %d", n, most)
+		}
+	}
+	return nil
 }
 
 // path is what the flags and the scenario make of one rate.
@@ -202,11 +228,14 @@ func (o *runOptions) path(s *lab.Scenario, rate string) (p netlab.Path, err erro
 		p.Qdisc.CEThreshold = s.CEThreshold
 	}
 	if o.real {
-		// A timer of this machine may be late by a millisecond.
-		p.Burst = int(max(p.RateUp, p.RateDown) / 8 / 1000)
+		p.Burst = realTimeBurst(&p)
 	}
 	return p, p.Validate()
 }
+
+// realTimeBurst is what a bottleneck must be able to make up for in real time: a
+// timer of a machine may be late by a millisecond.
+func realTimeBurst(p *netlab.Path) int { return int(max(p.RateUp, p.RateDown) / 8 / 1000) }
 
 func megabits(s string) (int64, error) {
 	f, err := strconv.ParseFloat(s, 64)

@@ -36,6 +36,37 @@ func TestPlanTakesTurns(t *testing.T) {
 	}
 }
 
+// TestPlanOfPools wants kiloport once for each size of its pool and number of
+// flows, and the others once for each number of flows.
+func TestPlanOfPools(t *testing.T) {
+	o := &runOptions{tunnels: []string{"none", "kiloport", "kiloport-1port"}, rates: []string{"20"}, qdisc: "fq_codel", repeat: 1,
+		flows: []int{1, 10}, ports: []int{16, 64}, settings: []string{"DSCP = zero"}, kiloport: "/bin/true"}
+	plan, err := o.plan([]string{"flows"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range plan {
+		got = append(got, fmt.Sprintf("%d %s %s", e.Flows, e.Tunnel, strings.Join(e.Settings, ", ")))
+	}
+	want := "1 none ; 1 kiloport Ports = 16, DSCP = zero; 1 kiloport Ports = 64, DSCP = zero; 1 kiloport-1port DSCP = zero; " +
+		"10 none ; 10 kiloport Ports = 16, DSCP = zero; 10 kiloport Ports = 64, DSCP = zero; 10 kiloport-1port DSCP = zero"
+	if s := strings.Join(got, "; "); s != want {
+		t.Errorf("%s\nwant\n%s", s, want)
+	}
+	for _, bad := range []runOptions{
+		{tunnels: []string{"kiloport"}, ports: []int{0}},
+		{tunnels: []string{"kiloport"}, ports: []int{16385}},
+		{tunnels: []string{"none"}, ports: []int{16}},
+		{tunnels: []string{"none"}, flows: []int{2001}},
+		{tunnels: []string{"none"}, flows: []int{0}},
+	} {
+		if _, err := bad.plan([]string{"flows"}); err == nil {
+			t.Errorf("%v, %v flows through %v is a plan", bad.ports, bad.flows, bad.tunnels)
+		}
+	}
+}
+
 func TestPlanForAKernel(t *testing.T) {
 	for _, test := range []struct {
 		kernel     string

@@ -28,10 +28,11 @@ type Reporter struct {
 	mu    sync.Mutex
 	to    io.Writer // fails in silence: it is no reason to give up a build
 	start time.Time
-	now   string // the step at hand, or empty
-	done  int    // lines that make wrote
-	all   int    // lines that it will write; 0 if the step does not count
-	shown bool   // the terminal's line is not empty
+	now   string        // the step at hand, or empty
+	state func() string // gives the step at hand, where it is not nil
+	done  int           // lines that make wrote
+	all   int           // lines that it will write; 0 if the step does not count
+	shown bool          // the terminal's line is not empty
 }
 
 // NewReporter reports to a writer (nil discards it) on what is named by a word or
@@ -69,6 +70,28 @@ func isTerminal(w io.Writer) bool {
 	return err == nil
 }
 
+// columns is how wide the terminal is.
+func columns(w io.Writer) int {
+	const usual = 80
+	f, ok := w.(*os.File)
+	if !ok {
+		return usual
+	}
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil || size.Col == 0 {
+		return usual
+	}
+	return int(size.Col)
+}
+
+// cut leaves at most n characters of a line.
+func cut(line string, n int) string {
+	if letters := []rune(line); len(letters) > n {
+		return string(letters[:max(n, 0)])
+	}
+	return line
+}
+
 // Close ends the reports and clears the terminal's line.
 func (r *Reporter) Close() {
 	close(r.stop)
@@ -97,6 +120,14 @@ func (r *Reporter) Step(name string) {
 	}
 }
 
+// Follow makes what a function gives the step at hand, whenever it is shown. It is
+// called by other goroutines, and must not call the reporter.
+func (r *Reporter) Follow(state func() string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.state = state
+}
+
 // Count returns a writer that counts lines as progress of the step, of which
 // there will be so many.
 func (r *Reporter) Count(all int) io.Writer {
@@ -119,6 +150,9 @@ func (c lineCounter) Write(b []byte) (int, error) {
 func (r *Reporter) show(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.state != nil {
+		r.now = r.state()
+	}
 	if r.now == "" {
 		return
 	}
@@ -130,7 +164,8 @@ func (r *Reporter) show(now time.Time) {
 		fmt.Fprintln(r.to, line)
 		return
 	}
-	fmt.Fprintf(r.to, "\r%s\x1b[K", line)
+	// A line that wraps could not be written anew.
+	fmt.Fprintf(r.to, "\r%s\x1b[K", cut(line, columns(r.to)-1))
 	r.shown = true
 }
 

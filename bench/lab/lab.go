@@ -68,14 +68,51 @@ const (
 	bin       = 200 * time.Millisecond
 )
 
+// Lasts is about how long the experiment takes, by the clock of the kernel that it
+// runs in.
+func (e *Experiment) Lasts() time.Duration {
+	const setUp = 2 * time.Second
+	s, ok := find(e.Scenario)
+	if !ok || s.lasts == nil {
+		return setUp + quiet + e.Load
+	}
+	return setUp + s.lasts(e)
+}
+
 // Virtual tells whether this kernel's clock moves only when everything sleeps.
 func Virtual() bool {
 	line, err := os.ReadFile("/proc/cmdline")
 	return err == nil && strings.Contains(string(line), "time-travel")
 }
 
+// A StartError says that a tunnel or the network around it could not be set up, so
+// that there is nothing to report, and probably will not be next time.
+type StartError struct {
+	// Tunnel is its name, Reason what went wrong.
+	Tunnel, Reason string
+}
+
+// Error implements error.
+func (e *StartError) Error() string {
+	return fmt.Sprintf("set up the network and the tunnel %s: %s", e.Tunnel, e.Reason)
+}
+
+func (e *Experiment) startError(err error) error { return &StartError{e.Tunnel, err.Error()} }
+
+// Failed is what to report of an experiment that could not be done.
+func (e *Experiment) Failed(why error) *report.Run {
+	s, ok := find(e.Scenario)
+	if !ok {
+		s = &Scenario{Name: e.Scenario}
+	}
+	run := e.describe(s)
+	run.Error = why.Error()
+	return run
+}
+
 // Run does the experiment. What the tunnel or the traffic did wrong is in the
-// report's Error; an error means that there is nothing to report.
+// report's Error. An error means that there is nothing to report; it is a
+// [*StartError] if it did not get so far that there was traffic.
 func (e *Experiment) Run(ctx context.Context) (*report.Run, error) {
 	s, ok := find(e.Scenario)
 	if !ok {
@@ -85,10 +122,13 @@ func (e *Experiment) Run(ctx context.Context) (*report.Run, error) {
 		return nil, err
 	}
 	run := e.describe(s)
-	if err := e.measure(ctx, s, run); err != nil {
-		if ctx.Err() != nil {
-			return nil, err
-		}
+	err := e.measure(ctx, s, run)
+	var start *StartError
+	switch {
+	case err == nil:
+	case ctx.Err() != nil || errors.As(err, &start):
+		return nil, err
+	default:
 		run.Error = err.Error()
 	}
 	return run, nil
@@ -122,12 +162,12 @@ func (e *Experiment) describe(s *Scenario) *report.Run {
 func (e *Experiment) measure(ctx context.Context, s *Scenario, run *report.Run) (err error) {
 	sites, err := e.build(ctx, s)
 	if err != nil {
-		return err
+		return e.startError(err)
 	}
 	defer func() { err = errors.Join(err, sites.Close()) }()
 	b := &bench{Experiment: e, scenario: s, sites: sites, run: run}
 	if err := b.prepare(ctx); err != nil {
-		return err
+		return e.startError(err)
 	}
 	if s.custom != nil {
 		return s.custom(ctx, b)
@@ -212,7 +252,7 @@ func (b *bench) native() error {
 func (b *bench) traffic(ctx context.Context, groups []traffic.Group) error {
 	plan := traffic.Plan{
 		Groups: groups, Duration: quiet + b.Load, Linger: linger, IdleProbes: idleProbe,
-		Series: b.scenario.groups != nil, Bin: bin, Abandon: true, Virtual: Virtual(),
+		Series: true, Bin: bin, Abandon: true, Virtual: Virtual(),
 	}
 	w := b.watch(ctx)
 	result, err := traffic.Between(ctx, b.sites.A.Host, b.sites.B.Host, plan)
@@ -240,8 +280,18 @@ func Environment(kernelOf string) report.Environment {
 	release, _ := os.ReadFile("/proc/sys/kernel/osrelease") // empty where there is no /proc
 	return report.Environment{
 		Kernel: strings.TrimSpace(string(release)), KernelOf: kernelOf, Virtual: Virtual(),
-		Cores: runtime.NumCPU(), Go: runtime.Version(),
+		CPU: processor(), Cores: runtime.NumCPU(), Go: runtime.Version(),
 	}
+}
+
+// processor is the name of this machine's processor, empty where it has none.
+func processor() string {
+	info, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return ""
+	}
+	_, name, _ := strings.Cut(lineOf(string(info), "model name"), ":")
+	return strings.TrimSpace(name)
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -32,6 +32,37 @@ func (b *bench) put(r *traffic.Result, groups []traffic.Group) {
 	}
 	b.congestion(r, groups)
 	b.fairness(r, groups)
+	b.pages(r)
+}
+
+// pages sums up how long pages took that were asked for after the warm-up.
+func (b *bench) pages(r *traffic.Result) {
+	var took []float64
+	asked := 0
+	for i := range r.Flows {
+		f := &r.Flows[i]
+		if f.Kind != traffic.TCPBurst || f.Series == nil {
+			continue
+		}
+		for _, p := range f.Series.Probes {
+			if p.At < quiet+warmUp {
+				continue
+			}
+			asked++
+			if !p.Lost {
+				took = append(took, milliseconds(p.RTT))
+			}
+		}
+	}
+	if asked == 0 {
+		return
+	}
+	b.run.Metrics[report.MetricPagesLost] = 100 * float64(asked-len(took)) / float64(asked)
+	if d := report.NewDistribution(took); d.Count() > 0 {
+		b.run.Metrics[report.MetricPageMedian] = d.Quantile(0.5)
+		b.run.Metrics[report.MetricPageP99] = d.Quantile(0.99)
+		b.run.Metrics[report.MetricPageWorst] = d.Quantile(1)
+	}
 }
 
 // A namer gives the series of probes names that differ.
@@ -44,7 +75,7 @@ func newNamer() namer { return namer{} }
 func (n namer) of(g *traffic.Group) string {
 	name := map[traffic.Kind]string{
 		traffic.UDPEcho: report.ProbeName, traffic.ICMPEcho: report.PingName,
-		traffic.TCPEcho: "tcp echo", traffic.TCPBurst: "page",
+		traffic.TCPEcho: "tcp echo", traffic.TCPBurst: report.PageName,
 	}[g.Kind]
 	n[name]++
 	if n[name] > 1 {
@@ -99,7 +130,8 @@ func (b *bench) congestion(r *traffic.Result, groups []traffic.Group) {
 	b.run.Metrics["segments_delivered_ce_count"] = float64(marked)
 }
 
-// fairness is Jain's index over the bulk flows of each direction.
+// fairness is Jain's index over the bulk flows of each direction, by what they
+// brought after the warm-up.
 func (b *bench) fairness(r *traffic.Result, groups []traffic.Group) {
 	var shares [2][]float64
 	for i := range r.Flows {
@@ -109,7 +141,7 @@ func (b *bench) fairness(r *traffic.Result, groups []traffic.Group) {
 			continue
 		}
 		total := uint64(0)
-		for _, n := range f.Series.Bytes {
+		for _, n := range f.Series.Bytes[min(len(f.Series.Bytes), int((quiet+warmUp)/bin)):] {
 			total += n
 		}
 		way := 0
@@ -118,14 +150,15 @@ func (b *bench) fairness(r *traffic.Result, groups []traffic.Group) {
 		}
 		shares[way] = append(shares[way], float64(total))
 	}
-	for way, name := range []string{"jain_index_up", "jain_index_down"} {
-		if len(shares[way]) > 1 {
-			b.run.Metrics[name] = jain(shares[way])
+	for way, name := range []string{report.MetricJainUp, report.MetricJainDown} {
+		if index := jain(shares[way]); len(shares[way]) > 1 && !math.IsNaN(index) {
+			b.run.Metrics[name] = index
 		}
 	}
 }
 
-// jain is Jain's fairness index: 1 if all have the same, 1/n if one has all.
+// jain is the fairness index of Jain, Chiu and Hawe (DEC-TR-301, 1984): 1 if all
+// have the same, 1/n if one has all, NaN if none has anything.
 func jain(x []float64) float64 {
 	sum, squares := 0.0, 0.0
 	for _, v := range x {

@@ -232,6 +232,8 @@ const (
 	probePort = 5202                   // the load has traffic's own
 )
 
+func overloadLasts(e *Experiment) time.Duration { return e.Load/2 + rest + quiet + launch + e.Load }
+
 // overload saturates a daemon, first by the load alone and then with a probe
 // beside it, which has begun before.
 func overload(ctx context.Context, b *bench) error {

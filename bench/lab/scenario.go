@@ -30,6 +30,9 @@ type Scenario struct {
 	cases  []loadCase
 	groups func(b *bench) []traffic.Group
 	custom func(ctx context.Context, b *bench) error
+	// lasts is how long an experiment takes, nil for its load and what comes
+	// before it.
+	lasts func(e *Experiment) time.Duration
 }
 
 // Scenarios are all that can be run.
@@ -67,7 +70,7 @@ var Scenarios = []Scenario{
 	},
 	{
 		Name: "flows", Title: "many flows: how many have a gateway queue of their own",
-		Load: 8 * time.Second, Repetitions: 3, Flows: 100, custom: manyFlows,
+		Load: 8 * time.Second, Repetitions: 3, Flows: 100, custom: manyFlows, lasts: manyFlowsLast,
 	},
 	{
 		Name: "throughput", Title: "as much as gets through, and what it costs: TCP flows and UDP floods, in real time",
@@ -75,7 +78,7 @@ var Scenarios = []Scenario{
 	},
 	{
 		Name: "overload", Title: "a UDP probe every 20 ms beside a load that saturates a daemon, in real time",
-		Load: 5 * time.Second, Repetitions: 5, RealTime: true, cases: overloadCases, custom: overload,
+		Load: 5 * time.Second, Repetitions: 5, RealTime: true, cases: overloadCases, custom: overload, lasts: overloadLasts,
 	},
 }
 

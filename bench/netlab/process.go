@@ -1,27 +1,21 @@
 package netlab
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os/exec"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 )
-
-// outputLimit is how much of a process's output is kept: the end of it.
-const outputLimit = 64 << 10
 
 // A Process runs inside a [Node], leads a process group of its own, and dies
 // with the program that started it, however that ends.
 type Process struct {
 	cmd    *exec.Cmd
 	name   string
-	output *tail
+	output *transcript
 	done   chan struct{}
 	err    error
 }
@@ -30,7 +24,7 @@ type Process struct {
 // end of that stream is kept for [Process.Output]. The lab stops the process
 // when it closes.
 func (n *Node) Start(cmd *exec.Cmd) (*Process, error) {
-	p := &Process{cmd: cmd, name: cmd.Path, output: &tail{}, done: make(chan struct{})}
+	p := &Process{cmd: cmd, name: cmd.Path, output: &transcript{}, done: make(chan struct{})}
 	if cmd.Stdout == nil {
 		cmd.Stdout = p.output
 	}
@@ -98,8 +92,8 @@ func (p *Process) Pid() int { return p.cmd.Process.Pid }
 // Done is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Err is why the process failed, with the end of its output; nil while it runs
-// and after success.
+// Err is why the process failed, with what it said at first and at last, and how
+// a traceback of Go begins; nil while it runs and after success.
 func (p *Process) Err() error {
 	select {
 	case <-p.done:
@@ -112,6 +106,10 @@ func (p *Process) Err() error {
 // Output is the end of what the process printed to the streams that its
 // starter did not take.
 func (p *Process) Output() string { return p.output.String() }
+
+// Said is what the process printed as the tail of an error message, empty if it
+// was silent: see [Process.Err].
+func (p *Process) Said() string { return p.output.quote() }
 
 // Wait waits for the end of the process, or of ctx, and returns the failure of
 // either.
@@ -158,41 +156,4 @@ func (p *Process) Signal(s syscall.Signal) error {
 		return fmt.Errorf("signal %s: %w", p.name, err)
 	}
 	return nil
-}
-
-// tail keeps the last outputLimit bytes written to it.
-type tail struct {
-	mu  sync.Mutex
-	buf []byte
-}
-
-var _ io.Writer = (*tail)(nil)
-
-func (t *tail) Write(b []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.buf = append(t.buf, b...)
-	if over := len(t.buf) - outputLimit; over > 0 {
-		t.buf = append(t.buf[:0], t.buf[over:]...)
-	}
-	return len(b), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return string(t.buf)
-}
-
-// quote is the output as the tail of an error message: its last lines.
-func (t *tail) quote() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	text := bytes.TrimSpace(t.buf)
-	if len(text) == 0 {
-		return ""
-	}
-	lines := bytes.Split(text, []byte("\n"))
-	lines = lines[max(0, len(lines)-5):]
-	return "; it said: " + string(bytes.Join(lines, []byte(" | ")))
 }

@@ -25,7 +25,7 @@ func Read(path string) (*Document, error) {
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("read report: %w", err)
+		return nil, fmt.Errorf("read report: %w; give the folder that bench run wrote, or the %s in it", err, FileName)
 	}
 	doc, err := decode(data)
 	if err != nil {
@@ -127,46 +127,92 @@ func isNumber(line []byte) bool {
 
 // Write makes the folder dir, if it is not there, and in it report.json,
 // index.html (one page that needs nothing else), and plots/ with every plot as
-// SVG and PNG. Files of these names are replaced, others are left alone. It is
-// an error if the document contradicts itself.
+// SVG and PNG. Files of these names are replaced, others are left alone; after an
+// error, such as that of a full disk, all are as they were. It is an error if the
+// document contradicts itself.
 func Write(doc *Document, dir string) error {
+	if err := write(doc, dir); err != nil {
+		return fmt.Errorf("write report: %w", err)
+	}
+	return nil
+}
+
+func write(doc *Document, dir string) (err error) {
 	if doc.Schema != "" && doc.Schema != Schema {
-		return fmt.Errorf("write report: the document says schema %q, this program writes %q", doc.Schema, Schema)
+		return fmt.Errorf("the document says schema %q, this program writes %q", doc.Schema, Schema)
 	}
 	if err := doc.check(); err != nil {
-		return fmt.Errorf("write report: %w", err)
+		return err
 	}
-	plots := filepath.Join(dir, "plots")
-	if err := os.MkdirAll(plots, 0o755); err != nil {
-		return fmt.Errorf("write report: %w", err)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
 	}
+	stage, err := os.MkdirTemp(dir, ".new-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(stage)) }()
+	if err := fill(doc, stage); err != nil {
+		return err
+	}
+	return moveInto(dir, stage)
+}
+
+const plotsName = "plots"
+
+// fill writes everything into a folder.
+func fill(doc *Document, dir string) error {
 	data, err := encode(doc)
 	if err != nil {
-		return fmt.Errorf("write report: %w", err)
+		return err
 	}
 	if err := os.WriteFile(filepath.Join(dir, FileName), data, 0o644); err != nil {
-		return fmt.Errorf("write report: %w", err)
+		return err
 	}
 	page, err := newPage(doc)
 	if err != nil {
-		return fmt.Errorf("write report: %w", err)
+		return err
+	}
+	plots := filepath.Join(dir, plotsName)
+	if err := os.Mkdir(plots, 0o755); err != nil {
+		return err
 	}
 	for _, f := range page.figures() {
 		if err := f.save(plots); err != nil {
-			return fmt.Errorf("write report: plot %s: %w", f.Name, err)
+			return fmt.Errorf("plot %s: %w", f.Name, err)
 		}
 	}
 	return writeFile(filepath.Join(dir, "index.html"), page.render)
+}
+
+// moveInto moves the files of a folder, and of those in it, to where they belong.
+func moveInto(dir, stage string) error {
+	entries, err := os.ReadDir(stage)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		from, to := filepath.Join(stage, e.Name()), filepath.Join(dir, e.Name())
+		if !e.IsDir() {
+			err = os.Rename(from, to)
+		} else if err = os.MkdirAll(to, 0o755); err == nil {
+			err = moveInto(to, from)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // writeFile creates a file and fills it.
 func writeFile(path string, fill func(io.Writer) error) error {
 	f, err := os.Create(path)
 	if err != nil {
-		return fmt.Errorf("write report: %w", err)
+		return err
 	}
 	if err := errors.Join(fill(f), f.Close()); err != nil {
-		return fmt.Errorf("write report: %s: %w", path, err)
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	return nil
 }

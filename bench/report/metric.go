@@ -25,6 +25,13 @@ var figureKinds = []figureKind{
 	{MetricLost, "probes lost", "%", -1, 0.2, 0.05},
 	{MetricGoodputUp, "goodput up", "Mbit/s", 1, 0, 0.03},
 	{MetricGoodputDown, "goodput down", "Mbit/s", 1, 0, 0.03},
+	{MetricPageMedian, "page load, median", "ms", -1, 1, 0.05},
+	{MetricPageP99, "page load, 99th percentile", "ms", -1, 2, 0.05},
+	{MetricPageWorst, "page load, worst", "ms", -1, 5, 0.1},
+	{MetricPagesLost, "pages lost", "%", -1, 0.5, 0.05},
+	{MetricFlowsAlone, "alone in their queue", "%", 1, 1, 0.03},
+	{MetricJainUp, "Jain's index up", "", 1, 0.01, 0.01},
+	{MetricJainDown, "Jain's index down", "", 1, 0.01, 0.01},
 	{MetricLanesPeak, "lanes, most at once", "", 0, 0, 0.05},
 	{MetricBaseRTT, "RTT without load", "ms", -1, 0.25, 0.05},
 }
@@ -71,8 +78,11 @@ func kindOf(metric string) figureKind {
 
 // digits prints a figure of this kind without its unit.
 func (k figureKind) digits(x float64) string {
-	if k.unit == "" && x == math.Trunc(x) {
+	switch {
+	case k.unit == "" && x == math.Trunc(x):
 		return fmt.Sprintf("%.0f", x) // a count
+	case k.unit == "" && math.Abs(x) < 1:
+		return fmt.Sprintf("%.3f", x) // an index, of which what it lacks to 1 matters
 	}
 	return digits(x)
 }

@@ -14,6 +14,10 @@ import (
 // lowest and highest.
 const mostPoints = 1500
 
+// mostFlowLines bounds the flows that are drawn one by one; of more, nobody could
+// tell them apart.
+const mostFlowLines = 16
+
 // overTime is one run as flent's all_scaled shows it: goodput up, goodput down
 // and round trips, one above the other, with lost probes marked.
 func overTime(run *Run, looks map[string]look) *Figure {
@@ -30,7 +34,10 @@ func overTime(run *Run, looks map[string]look) *Figure {
 		}
 	}
 	if len(f.panels) > 0 {
-		f.legend = append(f.legend, legendEntry{text: "all flows", style: totalLine}, legendEntry{text: "each flow", style: flowLine(0)})
+		f.legend = append(f.legend, legendEntry{text: "all flows", style: totalLine})
+		if up, _ := run.flows(Up); len(up) <= mostFlowLines {
+			f.legend = append(f.legend, legendEntry{text: "each flow", style: flowLine(0)})
+		}
 	}
 	if probe := run.probe(); probe != nil && len(probe.T) > 0 {
 		f.panels = append(f.panels, rttOverTime(run, probe, l))
@@ -61,8 +68,10 @@ func goodputOverTime(run *Run, direction string) *plot.Plot {
 		return nil
 	}
 	p := newPlot("", "Mbit/s "+direction)
-	for i, s := range flows {
-		addLine(p, s.T, s.V, flowLine(i))
+	if len(flows) <= mostFlowLines {
+		for i, s := range flows {
+			addLine(p, s.T, s.V, flowLine(i))
+		}
 	}
 	addLine(p, t, v, totalLine)
 	linearFromZero(p)

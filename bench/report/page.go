@@ -21,6 +21,13 @@ type page struct {
 	doc      *Document
 	headline *Figure // nil where no run has a probe
 	parts    []*part
+	sweeps   []*sweepPart
+}
+
+// A sweepPart of the page is about one sweep.
+type sweepPart struct {
+	sweep   *sweep
+	figures []*Figure
 }
 
 // A part of the page is about one section.
@@ -36,13 +43,17 @@ func newPage(doc *Document) (*page, error) {
 	p := &page{doc: doc}
 	looks := looks(doc)
 	best := headlined(doc, Selection{})
-	for _, s := range sections(doc) {
+	swept, rest := sweeps(sections(doc))
+	for _, s := range rest {
 		part := &part{section: s, first: best != nil && s.scenario == best.scenario && s.path == best.path}
 		if err := part.compareTunnels(looks); err != nil {
 			return nil, err
 		}
 		part.showRuns(looks)
 		p.parts = append(p.parts, part)
+	}
+	for _, w := range swept {
+		p.sweeps = append(p.sweeps, &sweepPart{w, w.figures(looks)})
 	}
 	if best != nil {
 		var err error
@@ -80,6 +91,7 @@ func (p *part) compareTunnels(looks map[string]look) error {
 		p.add(&p.figures, boxes(p.section, looks), "box")
 		p.add(&p.figures, scatter(p.section, looks), "goodput-latency")
 	}
+	p.add(&p.figures, pageLoads(p.section, looks), "pages")
 	p.add(&p.figures, lanesOverTime(p.section, looks), "lanes")
 	return nil
 }
@@ -107,6 +119,9 @@ func (p *page) figures() []*Figure {
 			all = append(all, part.induced)
 		}
 		all = append(append(all, part.figures...), part.runs...)
+	}
+	for _, part := range p.sweeps {
+		all = append(all, part.figures...)
 	}
 	return all
 }
@@ -182,10 +197,17 @@ func (p *page) view() (*pageView, error) {
 			return nil, err
 		}
 		v.Parts = append(v.Parts, view)
-		for _, c := range part.section.cells {
-			for _, run := range c.failed {
-				v.Failed = append(v.Failed, run.name()+": "+run.Error)
-			}
+	}
+	for _, part := range p.sweeps {
+		view, err := part.sweep.view(part.figures)
+		if err != nil {
+			return nil, err
+		}
+		v.Parts = append(v.Parts, view)
+	}
+	for i := range p.doc.Runs {
+		if run := &p.doc.Runs[i]; run.Error != "" {
+			v.Failed = append(v.Failed, run.name()+": "+run.Error)
 		}
 	}
 	return v, nil

@@ -103,6 +103,30 @@ const (
 	MetricLanesPeak     = "lanes_peak_count"
 	// MetricBaseRTT is the round trip of the idle path, where it was measured.
 	MetricBaseRTT = "base_rtt_ms"
+	// MetricJainUp and MetricJainDown are the fairness index of Jain, Chiu and
+	// Hawe (1984) of the bulk flows' goodput: 1 if all have the same, 1/n if one
+	// of n has all.
+	MetricJainUp   = "jain_index_up"
+	MetricJainDown = "jain_index_down"
+	// MetricFlows is how many flows there were inside the tunnel. Sections that
+	// have it, and names that differ only after the first blank, are plotted
+	// over it.
+	MetricFlows = "flows_count"
+	// MetricFlowsAlone is how many of 100 flows were in a queue of the gateway
+	// that none of the others was in.
+	MetricFlowsAlone = "flows_alone_percent"
+	// MetricOuterFlows is how many flows the gateway saw; MetricGatewayQueues is
+	// how many queues it has, MetricQueuesUsed how many of them had a flow.
+	MetricOuterFlows    = "outer_flows_count"
+	MetricGatewayQueues = "gateway_queues_count"
+	MetricQueuesUsed    = "gateway_queues_used_count"
+	// MetricPageMedian, MetricPageP99 and MetricPageWorst are how long it took
+	// from opening a connection to the last byte of a page; MetricPagesLost is
+	// how many of 100 did not come, or not in time.
+	MetricPageMedian = "page_load_median_ms"
+	MetricPageP99    = "page_load_p99_ms"
+	MetricPageWorst  = "page_load_worst_ms"
+	MetricPagesLost  = "pages_lost_percent"
 )
 
 // A Tunnel is what carried the traffic.

@@ -40,6 +40,10 @@ const (
 	PingName  = "ping"
 )
 
+// PageName begins the names of the series of pages that were loaded, of the kind
+// KindRTT: from opening a connection to the last byte.
+const PageName = "page"
+
 // A Series is one quantity over the time of a run: either samples (T and V) or,
 // where they are too many, their distribution (Histogram).
 type Series struct {

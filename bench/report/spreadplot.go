@@ -2,6 +2,7 @@ package report
 
 import (
 	"math"
+	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -12,16 +13,72 @@ import (
 // cdf shows for each tunnel how many of all probes felt at most how much, all
 // repetitions together as a thick line and each as a faint one.
 func cdf(s *section, looks map[string]look) *Figure {
-	cells := s.probed()
-	p := newPlot("round-trip time added by the load (ms, logarithmic)", "% of the probes that came back")
-	low, high := inducedRange(cells)
-	f := &Figure{Title: "How much the load added, cumulated", Subtitle: s.conditions(), width: 720, height: 360, panels: []*plot.Plot{p}}
-	for _, c := range cells {
-		l := looks[c.tunnel]
-		for _, latency := range c.latencies() {
-			addCumulated(p, latency.Induced, 120, draw.LineStyle{Color: l.faint(0.35), Width: 0.7})
+	low, high := inducedRange(s.probed())
+	f := cumulated(s, looks, low, high, func(c *cell) (all []Distribution) {
+		for _, l := range c.latencies() {
+			all = append(all, l.Induced)
 		}
-		addCumulated(p, c.pooled(), 400, l.line(2))
+		return all
+	})
+	f.Title = "How much the load added, cumulated"
+	f.panels[0].X.Label.Text, f.panels[0].Y.Label.Text = "round-trip time added by the load (ms, logarithmic)", "% of the probes that came back"
+	return f
+}
+
+// pageLoads is the same of pages, nil where none were loaded.
+func pageLoads(s *section, looks map[string]look) *Figure {
+	low, high := axisMost, axisLeast
+	for _, c := range s.cells {
+		for _, d := range c.pages() {
+			low, high = min(low, d.Quantile(0)), max(high, d.Quantile(1))
+		}
+	}
+	if low > high {
+		return nil
+	}
+	f := cumulated(s, looks, max(low/1.3, axisLeast), high*1.3, (*cell).pages)
+	f.Title = "How long pages took, cumulated"
+	f.panels[0].X.Label.Text, f.panels[0].Y.Label.Text = "from the first packet to the last byte (ms, logarithmic)", "% of the pages that came"
+	return f
+}
+
+// pages are the times of the pages of each repetition that has any.
+func (c *cell) pages() (all []Distribution) {
+	for i := range c.runs {
+		run := &c.runs[i]
+		var of []Distribution
+		for k := range run.Series {
+			s := &run.Series[k]
+			if s.Kind != KindRTT || !strings.HasPrefix(s.Name, PageName) {
+				continue
+			}
+			// What cannot be read was refused when it was checked.
+			if d, _, err := s.distribution(run.WarmUp, run.Duration); err == nil && d.Count() > 0 {
+				of = append(of, d)
+			}
+		}
+		if len(of) > 0 {
+			all = append(all, merge(of))
+		}
+	}
+	return all
+}
+
+// cumulated shows cumulated distributions on a logarithmic axis, for each tunnel
+// that has any: all repetitions together as a thick line and each as a faint one.
+func cumulated(s *section, looks map[string]look, low, high float64, of func(*cell) []Distribution) *Figure {
+	p := newPlot("", "")
+	f := &Figure{Subtitle: s.conditions(), width: 720, height: 360, panels: []*plot.Plot{p}}
+	for _, c := range s.cells {
+		all := of(c)
+		if len(all) == 0 {
+			continue
+		}
+		l := looks[c.tunnel]
+		for _, d := range all {
+			addCumulated(p, d, 120, draw.LineStyle{Color: l.faint(0.35), Width: 0.7})
+		}
+		addCumulated(p, merge(all), 400, l.line(2))
 		f.legend = append(f.legend, legendEntry{text: c.tunnel, style: l.line(2)})
 	}
 	logAxis(&p.X, low, high)

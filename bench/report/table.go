@@ -21,7 +21,7 @@ func tableMetrics(names []string) (known, others []string) {
 
 func (p *part) view() (partView, error) {
 	s := p.section
-	known, others := tableMetrics(metrics(s.cells...))
+	known, others := tableMetrics(s.metrics())
 	title := s.title
 	if title == "" {
 		title = s.scenario
@@ -50,19 +50,29 @@ func (p *part) view() (partView, error) {
 }
 
 func (c *cell) row(metrics []string) rowView {
-	row := rowView{Tunnel: c.tunnel, Version: c.version(), Runs: fmt.Sprint(len(c.runs))}
-	if len(c.failed) > 0 {
-		row.Runs += fmt.Sprintf(" (%d failed)", len(c.failed))
-	}
+	row := rowView{Tunnel: c.tunnel, Version: c.version(), Runs: runsOf(len(c.runs), len(c.failed))}
 	for _, name := range metrics {
-		k, s := kindOf(name), NewSpread(c.values(name))
-		view := cellView{Median: k.digits(s.Median)}
-		if s.N > 1 {
-			view.Range = k.digits(s.Min) + " – " + k.digits(s.Max)
-		}
-		row.Cells = append(row.Cells, view)
+		row.Cells = append(row.Cells, cellOf(kindOf(name), c.values(name)))
 	}
 	return row
+}
+
+// runsOf tells how many runs a row is about.
+func runsOf(succeeded, failed int) string {
+	if failed == 0 {
+		return fmt.Sprint(succeeded)
+	}
+	return fmt.Sprintf("%d (%d failed)", succeeded, failed)
+}
+
+// cellOf sums up the repetitions of a figure.
+func cellOf(k figureKind, values []float64) cellView {
+	s := NewSpread(values)
+	view := cellView{Median: k.digits(s.Median)}
+	if s.N > 1 {
+		view.Range = k.digits(s.Min) + " – " + k.digits(s.Max)
+	}
+	return view
 }
 
 func (c *cell) version() string {

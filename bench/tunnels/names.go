@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
+
+	"kiloport/bench/netlab"
 )
 
 // Binaries are the programs that are built from source rather than installed.
@@ -43,6 +46,54 @@ func ByName(name string, b Binaries, settings []string) (Daemon, error) {
 	return nil, fmt.Errorf("there is no tunnel %q: choose among %s", name, strings.Join(Names, ", "))
 }
 
+// Installed is nil if the programs of a tunnel are on this machine, else it says
+// what to install or build.
+func Installed(name string, b Binaries) error {
+	switch {
+	case strings.HasPrefix(name, "kiloport"):
+		return built(b.Kiloport, "kiloport", "make build")
+	case name == "wireguard-go":
+		return built(b.WireguardGo, "wireguard-go", "make bin/wireguard-go")
+	case name == "kernel-wireguard":
+		return installed("wg", "wireguard-tools")
+	case strings.HasPrefix(name, "tinc"):
+		return installed("tincd", "tinc")
+	case name == "nebula":
+		return errors.Join(installed("nebula", "nebula"), installed("nebula-cert", "nebula"))
+	}
+	return nil
+}
+
+// Supported is nil if the kernel that it is called in can carry a tunnel. It
+// needs root, and leaves nothing behind.
+func Supported(ctx context.Context, name string) error {
+	if name == "none" {
+		return nil
+	}
+	if name != "kernel-wireguard" {
+		_, err := os.Stat(tunDevice)
+		if err != nil {
+			err = fmt.Errorf("%w: load the module (modprobe tun), or in a container, give it the device", err)
+		}
+		return err
+	}
+	lab, err := netlab.New(ctx)
+	if err != nil {
+		return err
+	}
+	defer lab.Close()
+	node, err := lab.Node("try")
+	if err != nil {
+		return err
+	}
+	if _, err := node.Run(ctx, "ip", "link", "add", "try", "type", "wireguard"); err != nil {
+		return fmt.Errorf("this kernel has no WireGuard (modprobe wireguard), measure it in the lab kernel: %w", err)
+	}
+	return nil
+}
+
+const tunDevice = "/dev/net/tun"
+
 // OnlyIPv4 tells whether a tunnel carries no IPv6, or does not do with it what is
 // measured.
 func OnlyIPv4(name string) bool { return name == "nebula" || name == "tinc-inherit" }
@@ -60,7 +111,19 @@ func version(ctx context.Context, program string, args ...string) (string, error
 // installed finds a program, or names the package that has it.
 func installed(program, pkg string) error {
 	if _, err := exec.LookPath(program); err != nil {
-		return errors.Join(err, fmt.Errorf("install the package %s", pkg))
+		return fmt.Errorf("%w: install the package %s", err, pkg)
+	}
+	return nil
+}
+
+// built finds a program that is made from source.
+func built(path, name, recipe string) error {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return fmt.Errorf("find %s: %w; run %s, or name it with --%s", name, err, recipe, name)
+	case !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0:
+		return fmt.Errorf("find %s: %s is no program; run %s, or name another with --%s", name, path, recipe, name)
 	}
 	return nil
 }

@@ -182,7 +182,7 @@ func AwaitDaemon(ctx context.Context, p *netlab.Process, ready func() error) err
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the daemon was not ready in time: %w; it said: %q", err, p.Output())
+			return fmt.Errorf("the daemon was not ready within %v: %w%s", startPatience, err, p.Said())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
