@@ -73,7 +73,6 @@ func joinedByGRO(marks []uint8) (joined, error) {
 type groEnd struct {
 	links *netlink.Handle
 	fd    int // a UDP socket
-	tid   int // the thread, as long as it is in the namespace
 	link  netlink.Link
 }
 

@@ -88,10 +88,14 @@ func TestMachines(t *testing.T) {
 		{"half an outcome", start + `printf '{"Sta' >outcome.json`, "said\n", "ended while the command ran (exit status 0)"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			patience := time.Minute
+			if test.name == "stuck" {
+				patience = 200 * time.Millisecond
+			}
 			var out strings.Builder
 			var ran string
 			err := Run(t.Context(), Boot{
-				Kernel: testKernel, Patience: 200 * time.Millisecond,
+				Kernel: testKernel, Patience: patience,
 				Machine: func(_ *Guest, folder string) (*exec.Cmd, error) {
 					ran = folder
 					return exec.Command("sh", "-c", test.script), nil
