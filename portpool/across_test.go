@@ -2,9 +2,11 @@ package portpool
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 
@@ -142,24 +144,143 @@ func TestRawOnTheWire(t *testing.T) {
 			t.Fatalf("sent %d", n)
 		}
 		raw := next(s.Port())
-		if !v6 { // identification and header checksum
-			own, raw = bytes.Clone(own), bytes.Clone(raw)
-			clear(own[4:6])
-			clear(raw[4:6])
-			clear(own[10:12])
-			clear(raw[10:12])
+		if sum := udpChecksum(raw); sum != 0 {
+			t.Errorf("the checksum of what the raw socket sent is wrong, or not its own: %#x", sum)
 		}
-		// The UDP socket leaves the checksum to the interface.
-		at := len(own) - len(m.Buf) - 2
-		if raw[at] == 0 && raw[at+1] == 0 {
-			t.Error("no checksum")
+		// What is free to differ: IPv4's identification and header checksum,
+		// and the UDP checksum, which the UDP socket leaves to the interface.
+		for _, p := range [][]byte{own, raw} {
+			if !v6 {
+				clear(p[4:6])
+				clear(p[10:12])
+			}
+			clear(p[len(p)-len(m.Buf)-2:][:2])
 		}
-		clear(own[at : at+2])
-		clear(raw[at : at+2])
 		if !bytes.Equal(own, raw) {
 			t.Errorf("udp socket: % x\nraw socket: % x", own, raw)
 		}
+		next(other.Port())
 	}
+}
+
+// udpChecksum sums a packet as its receiver does, word by word: 0 is right.
+func udpChecksum(p []byte) uint16 {
+	addrs, udp := p[12:20], p[20:]
+	if p[0]>>4 == 6 {
+		addrs, udp = p[8:40], p[40:]
+	}
+	pseudo := append(bytes.Clone(addrs), 0, unix.IPPROTO_UDP, byte(len(udp)>>8), byte(len(udp)))
+	all := append(append(pseudo, udp...), 0)
+	sum := uint32(0)
+	for i := 0; i+1 < len(all); i += 2 {
+		sum += uint32(all[i])<<8 | uint32(all[i+1])
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	return ^uint16(sum)
+}
+
+// Without a label of ours the kernel makes one of the ports, which it only sees
+// where it writes them.
+func TestLanesHaveLabels(t *testing.T) {
+	c := newCrossing(t, SharedConfig{}, 2)
+	next := c.far.capture(t, "far")
+	from := []Socket{c.socket(t, 1), c.socket(t, 2)}
+	m := c.to(true, []byte("hello"))
+	m.FlowLabel = 0
+	if n := c.pool.SendAcross(from, []Message{m, m}); n != 2 {
+		t.Fatalf("sent %d", n)
+	}
+	one, other := next(from[0].Port()), next(from[1].Port())
+	if bytes.Equal(one[1:4], other[1:4]) {
+		t.Errorf("both lanes have label % x", one[1:4])
+	}
+}
+
+func TestRawFollowsThePool(t *testing.T) {
+	c := newCrossing(t, SharedConfig{}, 2)
+	if err := c.pool.SetMark(0x77); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*rawSocket{c.pool.lone.v4, c.pool.lone.v6} {
+		if err := onDescriptor(s.raw, func(fd int) error {
+			mark, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK)
+			if mark != 0x77 {
+				t.Errorf("mark %#x", mark)
+			}
+			return err
+		}); err != nil {
+			t.Error(err)
+		}
+	}
+	from := []Socket{c.socket(t, 1), c.socket(t, 2)}
+	m := c.to(true, []byte("to all that listen"))
+	m.Addr, m.Local = addrPort(rawBound6, from[1].Port()), netip.Addr{}
+	mustSend(t, from[0], m)
+	if n := unread(t, c.pool.lone.v6.raw); n != 0 {
+		t.Errorf("%d bytes wait in a raw socket that nobody reads", n)
+	}
+	c.pool.Close()
+	if err := c.pool.lone.v6.raw.Control(func(uintptr) {}); err == nil {
+		t.Error("a raw socket outlives its pool")
+	}
+	ms := []Message{c.to(false, []byte("a")), c.to(true, []byte("b"))}
+	if n := c.pool.SendAcross(from, ms); n != 0 || ms[0].Err != unix.EBADF || ms[1].Err != unix.EBADF {
+		t.Errorf("a closed pool sent %d: %v, %v", n, ms[0].Err, ms[1].Err)
+	}
+	if err := c.pool.SetMark(1); err != nil {
+		t.Errorf("mark of a closed pool: %v", err)
+	}
+}
+
+func TestRawMissing(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		before func() error
+		want   Capability
+	}{
+		{"no capability", dropNetRaw, Capability{Reason: "open a raw socket: operation not permitted (does the process have CAP_NET_RAW?)"}},
+		{"multipath", func() error { return writeSysctl("net/ipv4/fib_multipath_hash_policy", "1") },
+			Capability{On: true, Reason: "not for ipv4: " + errMultipath.Error()}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ns := newNamespace(t)
+			sh := NewShared(SharedConfig{})
+			missing := false
+			ns.do(t, func() error {
+				if err := tt.before(); err != nil {
+					missing = errors.Is(err, os.ErrNotExist)
+					if missing {
+						return nil
+					}
+					return err
+				}
+				p, err := NewPool(PoolConfig{Shared: sh})
+				if err == nil {
+					err = p.Close()
+				}
+				return err
+			})
+			if missing {
+				t.Skip("the kernel has no such setting")
+			}
+			if raw := sh.Capabilities().Raw; raw != tt.want {
+				t.Errorf("%+v, want %+v", raw, tt.want)
+			}
+		})
+	}
+}
+
+// dropNetRaw takes CAP_NET_RAW from the thread.
+func dropNetRaw() error {
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&head, &data[0]); err != nil {
+		return err
+	}
+	data[0].Effective &^= 1 << unix.CAP_NET_RAW
+	return unix.Capset(&head, &data[0])
 }
 
 // A message that the raw socket refuses goes from its own socket, which finds

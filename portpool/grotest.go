@@ -101,7 +101,7 @@ func (e *groEnd) open() (err error) {
 			return err
 		}
 	}
-	wait := unix.NsecToTimeval(50e6)
+	wait := unix.NsecToTimeval(100e6)
 	if err := unix.SetsockoptTimeval(e.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait); err != nil {
 		return err
 	}
@@ -192,24 +192,24 @@ func ethtool(fd int, name string, command, value uint32) error {
 	return nil
 }
 
-// sendTo sends datagrams, all at once, to an address that nobody has used.
+// sendTo sends datagrams, all at once, between addresses that were not used in
+// an earlier try.
 func (e *groEnd) sendTo(other *groEnd, try int, marks []uint8) error {
-	host := 10 + try
+	here, there := 100+try, 200+try
 	for _, mark := range marks {
 		if err := unix.SetsockoptInt(e.fd, unix.IPPROTO_IP, unix.IP_TOS, int(mark)); err != nil {
 			return err
 		}
-		if err := unix.Sendto(e.fd, []byte{99: byte(try)}, 0, &unix.SockaddrInet4{Port: groPort, Addr: groAddr(host)}); err != nil {
+		if err := unix.Sendto(e.fd, []byte{99: byte(try)}, 0, &unix.SockaddrInet4{Port: groPort, Addr: groAddr(there)}); err != nil {
 			return err
 		}
 	}
-	if err := other.add(host); err != nil {
+	if err := errors.Join(e.add(here), other.add(there)); err != nil {
 		return err
 	}
-	// To send from there it asks for the neighbour, and so makes itself known.
-	from := groAddr(host)
-	control := unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: from})
-	return unix.Sendmsg(other.fd, []byte{0}, control, &unix.SockaddrInet4{Port: groPort, Addr: groAddr(1)}, 0)
+	// To send from there it asks for its neighbour, and so makes itself known.
+	control := unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: groAddr(there)})
+	return unix.Sendmsg(other.fd, []byte{0}, control, &unix.SockaddrInet4{Port: groPort, Addr: groAddr(here)}, 0)
 }
 
 // look receives what was sent and tells what was joined.

@@ -30,8 +30,9 @@ const (
 	// What all sockets of a pool may ask for together, and the bounds for
 	// each. In the send buffer of a lane waits only what the interface has
 	// not sent; with 1024 ports each gets 256 KiB, of which the kernel makes
-	// 512 KiB or 220 datagrams of 1500 bytes, three batches. It is not a
-	// reservation: a queue of fq_codel never holds more than 32 MB in all.
+	// 512 KiB or 220 datagrams of 1500 bytes, or seven super-datagrams of
+	// 45. It is not a reservation: a queue of fq_codel never holds more than
+	// 32 MB in all, so the least that a lane gets may exceed the budget.
 	sendBudget, minSend, maxSend = 256 << 20, 128 << 10, 1 << 20
 	// The receive buffers matter only with PoolConfig.Receive; with 1024
 	// ports each gets 128 KiB, granted as 256 KiB or 110 datagrams of 1500
@@ -402,6 +403,9 @@ func (p *Pool) SetMark(mark uint32) (err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.mark = mark
+	if p.closed {
+		return nil
+	}
 	err = p.lone.each(func(s *rawSocket) error { return s.setMark(mark) })
 	for i := range p.slots {
 		if e := p.slots[i].Load(); e != nil {

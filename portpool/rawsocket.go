@@ -82,17 +82,16 @@ func openRaw(network string, mark uint32) (*rawSocket, error) {
 	if network == "ip4" {
 		bound, set = rawBound4, setRaw4
 	}
+	var refused error // net would put words around it
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		return onDescriptor(c, func(fd int) error {
-			if err := set(fd); err != nil {
-				return err
-			}
-			return setRaw(fd, mark)
+		refused = onDescriptor(c, func(fd int) error {
+			return cmp.Or(set(fd), setRaw(fd, mark))
 		})
+		return refused
 	}}
 	conn, err := lc.ListenPacket(context.Background(), network+":udp", bound)
 	if err != nil {
-		return nil, plainErrno(err)
+		return nil, cmp.Or(refused, plainErrno(err))
 	}
 	s := &rawSocket{conn: conn.(*net.IPConn)}
 	if s.raw, err = s.conn.SyscallConn(); err != nil {

@@ -100,7 +100,7 @@ func TestDatagramsSurviveOffloads(t *testing.T) {
 			if (joined > 0) != (on.gro == Auto && (on.gso == Auto || !on.link)) {
 				t.Errorf("%d datagrams came joined", joined)
 			}
-			if not := c.shared.Capabilities().NotSegmented; len(not) > 0 || c.log.Len() > 0 {
+			if not := c.shared.Capabilities().NotSegmented; len(not) > 0 || strings.Contains(c.log.String(), "gso") {
 				t.Errorf("not segmented: %v; log: %s", not, c.log.String())
 			}
 		})
@@ -177,21 +177,28 @@ func (c *crossing) offloadsOff(t testing.TB) {
 	off(c.far, "far")
 }
 
-// packets is how many the namespace's IPv4 UDP sockets have sent; several
-// datagrams handed over as one count as one.
-func (ns *namespace) packets(t testing.TB) (n int) {
+// packets is how many the namespace's UDP sockets have sent; several datagrams
+// handed over as one count as one.
+func (ns *namespace) packets(t testing.TB) int {
 	t.Helper()
+	var four, six int
 	ns.do(t, func() error {
 		snmp, err := os.ReadFile("/proc/thread-self/net/snmp")
 		if err != nil {
 			return err
 		}
+		snmp6, err := os.ReadFile("/proc/thread-self/net/snmp6")
+		if err != nil {
+			return err
+		}
 		_, values, _ := strings.Cut(string(snmp), "\nUdp: In") // the names
 		_, values, _ = strings.Cut(values, "\nUdp: ")
-		_, err = fmt.Sscan(values, new(int), new(int), new(int), &n) // in, no port, errors, out
-		return err
+		_, err4 := fmt.Sscan(values, new(int), new(int), new(int), &four) // in, no port, errors, out
+		_, values, _ = strings.Cut(string(snmp6), "\nUdp6OutDatagrams")
+		_, err6 := fmt.Sscan(values, &six)
+		return errors.Join(err4, err6)
 	})
-	return n
+	return four + six
 }
 
 // Neighbours of one size and kind, and only these, go as one.
@@ -216,6 +223,8 @@ func TestWhatGoesAsOne(t *testing.T) {
 		change(&ms[1])
 		return ms
 	}
+	labelled := []Message{c.to(true, make([]byte, 100)), c.to(true, make([]byte, 100)), c.to(true, make([]byte, 100))}
+	labelled[2].FlowLabel++
 	for _, tt := range []struct {
 		name    string
 		ms      []Message
@@ -233,6 +242,7 @@ func TestWhatGoesAsOne(t *testing.T) {
 		{"another source", differing(func(m *Message) { m.Local = netip.Addr{} }), 2},
 		{"another destination", differing(func(m *Message) { m.Addr = netip.AddrPortFrom(m.Addr.Addr(), 9) }), 2},
 		{"another interface", differing(func(m *Message) { m.IfIndex = c.near.index(t, "near") }), 2},
+		{"another label", labelled, 2},
 		{"super", super(100, 500), 1},
 		{"super with a shorter end", super(100, 501), 1},
 		{"super of one", super(100, 100), 1},
@@ -343,27 +353,56 @@ func TestGSORefused(t *testing.T) {
 	}
 }
 
-// Datagrams that the interface cannot carry are no reason to doubt GSO.
+// Datagrams that the interface cannot carry are no reason to doubt GSO, and a
+// message that has many of them is one error.
 func TestSegmentsTooLong(t *testing.T) {
-	c := newCrossing(t, SharedConfig{}, 1)
-	s := c.socket(t, 1)
-	super := c.to(false, make([]byte, 5000))
-	super.SegmentSize = 1500
-	ms := []Message{c.to(false, make([]byte, 1473)), c.to(false, make([]byte, 1473)), c.to(false, make([]byte, 9)), super, c.to(false, make([]byte, 10))}
-	n, err := s.Send(ms)
-	if n != 2 || !errors.Is(err, unix.EMSGSIZE) {
-		t.Errorf("sent %d: %v", n, err)
-	}
-	for i, want := range []struct {
-		e error
-		n int
-	}{{unix.EMSGSIZE, 0}, {unix.EMSGSIZE, 0}, {unix.Errno(0), 9}, {unix.EMSGSIZE, 0}, {unix.Errno(0), 10}} {
-		if ms[i].Err != want.e || ms[i].N != want.n {
-			t.Errorf("message %d: %v, %d bytes", i, ms[i].Err, ms[i].N)
+	for _, mode := range []Mode{Auto, Off} {
+		c := newCrossing(t, SharedConfig{GSO: mode}, 1)
+		s := c.socket(t, 1)
+		super := c.to(false, make([]byte, 200_000))
+		super.SegmentSize = 1500
+		ms := []Message{c.to(false, make([]byte, 1473)), c.to(false, make([]byte, 1473)), c.to(false, make([]byte, 9)), super, c.to(false, make([]byte, 10))}
+		n, err := s.Send(ms)
+		if n != 2 || !errors.Is(err, unix.EMSGSIZE) {
+			t.Errorf("gso %v: sent %d: %v", mode, n, err)
+		}
+		for i, want := range []struct {
+			e error
+			n int
+		}{{unix.EMSGSIZE, 0}, {unix.EMSGSIZE, 0}, {unix.Errno(0), 9}, {unix.EMSGSIZE, 0}, {unix.Errno(0), 10}} {
+			if ms[i].Err != want.e || ms[i].N != want.n {
+				t.Errorf("gso %v: message %d: %v, %d bytes", mode, i, ms[i].Err, ms[i].N)
+			}
+		}
+		if not := c.shared.Capabilities().NotSegmented; len(not) > 0 {
+			t.Errorf("gso %v: not segmented: %v", mode, not)
+		}
+		if diff := cmp.Diff([]ErrnoCount{{unix.EMSGSIZE, Path, 3}}, c.shared.SendErrors()); diff != "" {
+			t.Errorf("gso %v: errors (-want +got):\n%s", mode, diff)
 		}
 	}
-	if c := c.shared.Capabilities(); len(c.NotSegmented) > 0 {
-		t.Errorf("%+v", c)
+}
+
+// A source that has gone is forgotten by all that went without it as one.
+func TestSourceOfSegmentsGone(t *testing.T) {
+	c := newCrossing(t, SharedConfig{}, 1)
+	var ms []Message
+	for range 3 {
+		ms = append(ms, c.to(false, make([]byte, 10)))
+		ms[len(ms)-1].Local = netip.MustParseAddr("10.99.99.99")
+	}
+	super := c.to(false, make([]byte, 1000))
+	super.SegmentSize, super.Local = 9, ms[0].Local
+	ms = append(ms, super)
+	mustSend(t, c.socket(t, 1), ms...)
+	receive(t, c.sink, 3+112)
+	for i, m := range ms {
+		if m.Local.IsValid() {
+			t.Errorf("message %d still wants to come from %v", i, m.Local)
+		}
+	}
+	if not := c.shared.Capabilities().NotSegmented; len(not) > 0 {
+		t.Errorf("not segmented: %v", not)
 	}
 }
 

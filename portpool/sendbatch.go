@@ -259,12 +259,18 @@ func (b *sendBatch) refused(fd uintptr, e syscall.Errno) {
 	switch {
 	case b.withoutLabelOrLocal(fd, e):
 		b.went()
+		b.packAnew(u.to) // without what was wrong
 	case u.segment > 0 && mayRefuseSegments(e):
-		b.next, b.apart, b.blame = u.from, u.to, e
-		b.head = b.filled // pack anew
+		b.apart, b.blame = u.to, e
+		b.packAnew(u.from)
 	default:
 		b.skip(e)
 	}
+}
+
+// packAnew throws away the units that were not sent, which begin at a place.
+func (b *sendBatch) packAnew(from cursor) {
+	b.next, b.head = from, b.filled
 }
 
 // mayRefuseSegments tells errors that UDP_SEGMENT can cause: EIO where the

@@ -430,7 +430,14 @@ func TestSendOnly(t *testing.T) {
 }
 
 func waiting(t *testing.T, s *UDPSocket) (n int) {
-	err := onDescriptor(s.raw, func(fd int) (err error) {
+	t.Helper()
+	return unread(t, s.raw)
+}
+
+// unread is the size of what a socket would give next.
+func unread(t *testing.T, c syscall.RawConn) (n int) {
+	t.Helper()
+	err := onDescriptor(c, func(fd int) (err error) {
 		n, err = unix.IoctlGetInt(fd, unix.SIOCINQ)
 		return err
 	})
