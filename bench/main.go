@@ -1,13 +1,18 @@
 // Command bench drives the built kiloport binary from outside: it lays out
 // networks, sends traffic through the tunnel, watches the wire, and reports.
 //
-// Start with `bench demo`, which shows in half a minute what kiloport does, or
-// with `bench help` for the list. Everything happens in network namespaces
-// that bench makes and removes; it needs root, and changes nothing in the
-// namespace that it was started in.
+// Start with `bench demo`, which shows in a minute what kiloport does, with `bench
+// run`, which measures it and other tunnels behind gateways with real queues, or
+// with `bench help` for the list. `bench help measuring` says what to know before
+// one believes a figure: of virtual time, and of the traps in between.
 //
-// A new scenario is a file of its own here: write a function that returns its
-// *cobra.Command and hand it to register from an init function.
+// Everything happens in network namespaces that bench makes and removes, most of it
+// in a kernel of its own. In this machine's kernel it needs root; it changes nothing
+// in the namespace that it was started in.
+//
+// A new subcommand is a file of its own here: write a function that returns its
+// *cobra.Command and hand it to register from an init function. A new scenario is
+// an entry in [lab.Scenarios].
 package main
 
 import (

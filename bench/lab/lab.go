@@ -9,11 +9,18 @@
 // Scenarios that say RealTime measure processors rather than queues: what a
 // tunnel carries, what that costs, and how it behaves when there is too much. All
 // senders and receivers share the processors with the daemons, so their figures
-// are worth something beside those of another tunnel, measured in turn.
+// are worth something beside those of another tunnel, measured in turn. All others
+// measure queues, best in virtual time, where the processor costs nothing: figures
+// then repeat, and say nothing of what a daemon can carry.
+//
+// What is subtracted, left out and counted is the same everywhere: probes begin
+// before the load and tell the idle round trip; the first seconds of the load are
+// in the series but not in the figures; rates count Ethernet frames. TCP flows that
+// share a queue are chaotic: [Scenario.Repetitions] is for that.
 //
 // Limits: host A is always the client, but for loads in real time that are called
-// down. Probes and flows inside the tunnel are
-// IPv6, except through a tunnel that carries IPv4 alone.
+// down. Probes and flows inside the tunnel are IPv6, except through a tunnel that
+// carries IPv4 alone.
 package lab
 
 import (

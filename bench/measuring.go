@@ -1,0 +1,60 @@
+package main
+
+import "github.com/spf13/cobra"
+
+func init() { register(newMeasuring) }
+
+// newMeasuring is a chapter of the help, not a command.
+func newMeasuring() *cobra.Command {
+	return &cobra.Command{Use: "measuring", Short: "What to know before you believe a figure", Long: measuring}
+}
+
+const measuring = `What is measured
+
+A sparse flow, a datagram of 100 bytes every 20 ms, crosses the tunnel beside a
+load that fills the line. The figure is what the load adds to its round trip: the
+idle path's round trip, taken before the load, is subtracted. Probes begin 2 s
+before the load, because one that starts into a full queue gets its first packet
+through when all is over, and then measures silence. The first 2 s of the load are
+left out of figures, not of plots: all flows start in the same instant, as no real
+ones do.
+
+Rates count whole Ethernet frames without preamble and checksum, as HTB and cake
+do. Of 1514 bytes, TCP with timestamps over IPv6 carries 1428: goodput is at most
+0.943 of the rate, less the acknowledgements of what flows the other way. A tunnel
+takes its own headers off that.
+
+Virtual time
+
+The lab kernel is a whole Linux kernel that runs as a process (User-Mode Linux).
+Its clock stands still while anything runs, and when all sleep it jumps to the
+next timer. So
+
+  - the processor costs nothing: a daemon that takes 1 ms for a packet looks like
+    one that takes none. How much a tunnel carries, what that costs, and what it
+    does when there is too much, cannot be seen there. Measure that in real time:
+    bench run throughput overload.
+  - what else the machine does changes nothing but how long you wait. A second of
+    20 Mbit/s both ways takes two to five.
+  - timers are exact, there is one processor, and links have no errors. A figure
+    of 0.6 ms is the line's, not a machine's.
+  - a program that waits for time to pass without sleeping stops the clock for
+    ever. bench ends a guest that has been silent for two minutes, and tries again.
+
+Traps
+
+  - A packet keeps the hash of its flow (skb->hash) when it crosses a veth. Kernel
+    WireGuard keeps that of the flow inside, so a gateway in another namespace of
+    the same kernel would tell flows apart that no real one can. The gateways here
+    forget it at their doors, by a BPF program.
+  - Segmentation offloads let a queue see bundles of packets instead of packets,
+    UDP's too. They are off at the gateways and next to them; the longest packet
+    that a gateway saw is in the report (1514 bytes, or something is wrong).
+  - TCP flows that share one queue are chaotic: the same experiment gives medians
+    that differ by a third. Repeat it, and look at the range. Flows with queues of
+    their own repeat within a few percent.
+  - With 4 repetitions or more on each side, bench compare says of a difference
+    whether it is one. With fewer it says that it cannot be told.
+  - In real time a machine is noisy and the tunnels share it. They take turns,
+    repetition by repetition: ratios within a repetition say more than figures.
+`
