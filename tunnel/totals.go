@@ -87,3 +87,6 @@ func (t *totals) dropsByName() map[string]uint64 {
 	}
 	return m
 }
+
+// DropReasons lists all reasons under which packets are counted as dropped.
+func DropReasons() []string { return dropNames[:] }
