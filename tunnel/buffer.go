@@ -13,6 +13,7 @@ type packet struct {
 	header tun.Header
 	hash   uint64
 	peer   *peer
+	note   note  // for those who watch
 	kind   uint8 // which of bufferSizes
 }
 
@@ -23,7 +24,10 @@ func (p *packet) Len() int { return p.n }
 
 // MarkCE marks the inner header, before it is sealed. All that a super-packet is
 // cut into carry the mark.
-func (p *packet) MarkCE() bool { return ecn.MarkCE(p.payload()) }
+func (p *packet) MarkCE() bool {
+	p.note.marked = ecn.MarkCE(p.payload())
+	return p.note.marked
+}
 
 // bufferSizes are what packets are kept in, so that ten thousand small ones in
 // the queue do not cost as much as ten thousand large ones.

@@ -224,6 +224,7 @@ func (d *Device) removePeer(p *peer, edit *routesEdit) {
 	d.peersMu.Unlock()
 	d.order = slices.DeleteFunc(d.order, func(q *peer) bool { return q == p })
 	p.remove()
+	d.retired.add(p)
 }
 
 // removeAllPeers is one change, however many there are.
@@ -235,6 +236,7 @@ func (d *Device) removeAllPeers() {
 	for _, p := range d.order {
 		p.allowed = nil
 		p.remove()
+		d.retired.add(p)
 	}
 	d.order = nil
 }

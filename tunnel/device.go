@@ -84,6 +84,7 @@ type Device struct {
 	peersMu sync.RWMutex
 	peers   map[noise.PublicKey]*peer
 	order   []*peer // as they were configured
+	retired totals  // of peers that were removed; behind config
 
 	linked   chan error // result of the last time the link came up
 	done     chan struct{}

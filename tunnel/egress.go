@@ -68,6 +68,9 @@ func (e *egress) add(o outgoing) {
 	e.items = append(e.items, o)
 }
 
+// last is what was added last.
+func (e *egress) last() *outgoing { return &e.items[len(e.items)-1] }
+
 // flush seals and sends everything. What a socket does not take is counted as
 // dropped at its peer: waiting for it would hold up all other lanes.
 func (e *egress) flush(socks *sockets, mtu int) {

@@ -156,6 +156,7 @@ func (p *peer) switchTo(now int64, s *session) {
 	if s == nil || p.sending.Load() == s {
 		return
 	}
+	p.keepSojourn()
 	p.flushStaged(now, s)
 	p.sending.Store(s)
 }

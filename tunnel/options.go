@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"fmt"
+	"net/netip"
 	"runtime"
 	"strconv"
 	"strings"
@@ -51,6 +52,9 @@ type Options struct {
 	// socket, as one; GRO whether they come from the socket, and go to the
 	// host, as one. The zero value is yes, where the kernel does it well.
 	GSO, GRO portpool.Mode
+	// Metrics is where Prometheus gets answers; the zero value is nowhere. It
+	// is for whoever runs the device, which does not listen there by itself.
+	Metrics netip.AddrPort
 }
 
 // defaultControlDSCP is AF41 (RFC 2597), which WireGuard in the kernel gives

@@ -33,7 +33,8 @@ type peer struct {
 	tx, rx    traffic
 	arrivals  arrivalTable
 	drops     drops
-	anomalies [4][4]atomic.Uint64 // RFC 6040's odd pairs: inner, outer
+	sojourn   atomic.Pointer[[]histogram] // of its packets in the queue, by transmitter and behind its watch; nil = none was sent
+	anomalies [4][4]atomic.Uint64         // RFC 6040's odd pairs: inner, outer
 
 	sentBatch  []uint64 // by transmitter: number of its last batch with data
 	heardBatch []uint64 // by receiver, likewise
@@ -63,6 +64,7 @@ type peer struct {
 
 	staged    []*packet
 	timers    *noise.Timers
+	delays    *delays // nil: none was measured
 	spread    spread
 	ecn       ecnPath
 	reporter  reporter

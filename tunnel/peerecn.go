@@ -120,6 +120,7 @@ func (p *peer) noteProbe(lane uint16, t *probe, m *portpool.Message) {
 	}
 	a := p.arrivals.lane(lane)
 	a.way.add(now, arrived-t.Sent)
+	p.keptDelays().from.observe(a.way.above())
 	if !a.lowKnown || a.way.last < a.low {
 		a.low, a.lowKnown = a.way.last, true
 	}
@@ -134,7 +135,11 @@ func (p *peer) noteEcho(now int64, s *session, e *probeEcho) {
 	if !p.sentOn(s, e.Lane) || e.Sent <= 0 || e.Sent > now || now-e.Sent > maxEchoAge {
 		return
 	}
-	p.reports.lane(e.Lane).delay.add(e.Sent, now, e.Arrived)
+	d := &p.reports.lane(e.Lane).delay
+	d.add(e.Sent, now, e.Arrived)
+	if above, known := d.above(); known {
+		p.keptDelays().to.observe(above)
+	}
 }
 
 // maxEchoAge is how old an answer may be to say anything of the path.

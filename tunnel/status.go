@@ -27,6 +27,8 @@ type Status struct {
 	ControlDSCP string            `json:"control_dscp"`
 	Pool        PoolStatus        `json:"pool"`
 	Peers       []PeerStatus      `json:"peers"`
+	Flows       []FlowDetail      `json:"flows"` // of late, at most 1024, those that sent most first
+	Totals      TotalStatus       `json:"totals"`
 	Drops       map[string]uint64 `json:"drops,omitempty"` // of no peer, by reason
 	Queue       QueueStatus       `json:"queue"`
 	Offloads    OffloadStatus     `json:"offloads"`
@@ -49,6 +51,19 @@ type QueueStatus struct {
 	Packets int    `json:"packets"`
 	Bytes   int    `json:"bytes"`
 	Marked  uint64 `json:"marked"` // CE set by our own CoDel
+	// Sojourn is how long what left the queue had waited in it. A super-packet
+	// counts once, and so it does at the peers.
+	Sojourn *HistogramStatus `json:"sojourn,omitempty"`
+}
+
+// TotalStatus is what all peers together have counted since the device was made,
+// those that were removed included: none of it ever falls.
+type TotalStatus struct {
+	Sent      TrafficStatus     `json:"sent"`
+	Received  TrafficStatus     `json:"received"`
+	Drops     map[string]uint64 `json:"drops"` // by reason, of no peer too
+	DelayTo   *HistogramStatus  `json:"delay_to,omitempty"`
+	DelayFrom *HistogramStatus  `json:"delay_from,omitempty"`
 }
 
 // PeerStatus is one peer.
@@ -73,6 +88,13 @@ type PeerStatus struct {
 	Drops         map[string]uint64 `json:"drops,omitempty"`         // by reason
 	Anomalies     map[string]uint64 `json:"ecn_anomalies,omitempty"` // RFC 6040's unused and dangerous pairs, inner/outer
 	LaneDetails   []LaneDetail      `json:"lane_details,omitempty"`
+	// Sojourn is how long packets to the peer waited in the queue. DelayTo and
+	// DelayFrom are how much longer than at best, of late, each of our probes
+	// took to the peer, and each of the peer's to us, on any lane: see
+	// [LaneSent] and [LaneReceived].
+	Sojourn   *HistogramStatus `json:"sojourn,omitempty"`
+	DelayTo   *HistogramStatus `json:"delay_to,omitempty"`
+	DelayFrom *HistogramStatus `json:"delay_from,omitempty"`
 }
 
 // LaneStatus is the lanes of one peer above lane 0.
@@ -127,6 +149,7 @@ func (d *Device) Show() any { return d.Status() }
 
 // Status gives what the device is doing now.
 func (d *Device) Status() Status {
+	flows := d.flowDetails()
 	d.config.Lock()
 	defer d.config.Unlock()
 	o := d.options
@@ -136,6 +159,8 @@ func (d *Device) Status() Status {
 		DSCPDecap: o.DSCPDecap.String(), ControlDSCP: ecn.NameDSCP(o.ControlDSCP),
 		Pool:       PoolStatus{Ports: o.Ports, Limit: o.Ports, Range: o.PortRange.String(), Idle: o.LaneIdle.String()},
 		Peers:      make([]PeerStatus, 0, len(d.order)),
+		Flows:      flows,
+		Totals:     d.totalsNow(),
 		Drops:      d.drops.byName(),
 		Queue:      d.queueStatus(),
 		Offloads:   d.offloadStatus(),
@@ -161,6 +186,7 @@ func (d *Device) queueStatus() (all QueueStatus) {
 		all.Bytes += s.Bytes
 		all.Marked += s.Marked
 	}
+	all.Sojourn = d.sojournNow()
 	return all
 }
 
@@ -173,14 +199,19 @@ func sendErrors(shared *portpool.Shared) map[string]uint64 {
 }
 
 func (p *peer) status() PeerStatus {
+	sojourn := p.sojournNow() // before mu: see watch
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := PeerStatus{
+		Sojourn:   sojourn,
 		PublicKey: p.key.String(), AllowedIPs: append([]netip.Prefix{}, p.allowed...), Keepalive: p.keepalive,
 		Version: p.version, Mode: p.spread.mode.String(), Reason: p.spread.reason,
 		Sent:     p.tx.status(),
 		Received: p.rx.status(),
 		Drops:    p.drops.byName(), Anomalies: p.anomalyCounts(),
+	}
+	if p.delays != nil {
+		s.DelayTo, s.DelayFrom = p.delays.to.status(), p.delays.from.status()
 	}
 	if to := p.endpoint.Load(); to != nil {
 		s.Endpoint = to.addr.String()

@@ -34,6 +34,7 @@ type transmitter struct {
 	packets atomic.Int64 // in the queue, for status
 	bytes   atomic.Int64
 	marked  atomic.Uint64
+	watch   watch
 
 	flow flowhash.Flow
 }
@@ -61,26 +62,33 @@ func (t *transmitter) run() error {
 // that overflows, flow by flow, and not the device's ring. It waits only when
 // there is nothing to send.
 func (t *transmitter) fill() error {
-	wait := t.queue.Len() == 0
-	for n, bytes := 0, 0; n < drainPackets && bytes < drainBytes; n++ {
-		if t.next == nil {
-			t.next = t.buffers.take(tun.MaxPacket)
-		}
-		header, size, err := t.read(wait && n == 0)
-		if err != nil || size == 0 {
-			return err
-		}
+	header, size, err := t.read(t.queue.Len() == 0)
+	if err != nil || size == 0 {
+		return err
+	}
+	t.watch.mu.Lock()
+	defer t.watch.mu.Unlock()
+	for n, bytes := 0, 0; ; {
 		if n%transmitBatch == 0 {
 			t.now = t.device.clock.Now()
 		}
-		bytes += size
 		t.next.header, t.next.n = header, size
 		t.next = t.enqueue(t.next)
+		n, bytes = n+1, bytes+size
+		if n == drainPackets || bytes >= drainBytes {
+			return nil
+		}
+		if header, size, err = t.read(false); err != nil || size == 0 {
+			return err
+		}
 	}
-	return nil
 }
 
+// read reads into next.
 func (t *transmitter) read(wait bool) (tun.Header, int, error) {
+	if t.next == nil {
+		t.next = t.buffers.take(tun.MaxPacket)
+	}
 	if wait {
 		return t.tun.Read(t.next.buf)
 	}
@@ -104,6 +112,7 @@ func (t *transmitter) enqueue(pkt *packet) (unused *packet) {
 	pkt.n = t.flow.Length
 	pkt.peer, pkt.hash = p, t.hasher.Hash(&t.flow.Key)
 	kept := t.buffers.fit(pkt)
+	t.enqueued(kept)
 	t.queue.Enqueue(t.now, kept.hash, kept)
 	return nil
 }
@@ -114,6 +123,7 @@ func (t *transmitter) queueDrop(pkt *packet, reason queue.DropReason) {
 		drop = dropCoDel
 	}
 	pkt.peer.drops.add(drop)
+	t.droppedFromQueue(pkt)
 	t.buffers.give(pkt)
 }
 
@@ -122,16 +132,24 @@ func (t *transmitter) send() {
 	t.now = t.device.clock.Now()
 	t.batch++
 	socks := t.device.sockets.Load()
+	t.takeBatch(socks)
+	t.egress.flush(socks, t.device.mtu())
+	t.finish()
+}
+
+// takeBatch takes packets from the queue and chooses their way.
+func (t *transmitter) takeBatch(socks *sockets) {
+	t.watch.mu.Lock()
+	defer t.watch.mu.Unlock()
 	for n, bytes := 0, 0; n < transmitBatch && bytes < transmitBytes; n++ {
 		pkt, ok := t.queue.Dequeue(t.now)
 		if !ok {
 			break
 		}
 		bytes += pkt.n
+		t.dequeued(pkt)
 		t.sendPacket(socks, pkt)
 	}
-	t.egress.flush(socks, t.device.mtu())
-	t.finish()
 }
 
 // sendPacket adds a packet to the batch. One that finds no session waits for it
@@ -145,7 +163,11 @@ func (t *transmitter) sendPacket(socks *sockets, pkt *packet) {
 		}
 	}
 	t.taken = append(t.taken, pkt)
-	if p.push(t.now, t.egress, socks, s, pkt) && p.sentBatch[t.worker] != t.batch {
+	if !p.push(t.now, t.egress, socks, s, pkt) {
+		return
+	}
+	t.onLane(pkt, t.egress.last().lane)
+	if p.sentBatch[t.worker] != t.batch {
 		p.sentBatch[t.worker] = t.batch
 		t.touched = append(t.touched, p)
 	}

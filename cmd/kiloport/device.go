@@ -29,10 +29,11 @@ const otherFiles = 128
 
 // daemon is a device with its configuration socket.
 type daemon struct {
-	name   string
-	tun    tun.Device
-	socket *uapi.Listener
-	log    *slog.Logger
+	name    string
+	tun     tun.Device
+	socket  *uapi.Listener
+	metrics metricsSocket
+	log     *slog.Logger
 }
 
 // runDevice is `kiloport NAME`.
@@ -48,10 +49,16 @@ func (c *command) runDevice(ctx context.Context, name string) error {
 	if err := portpool.RaiseFileLimit(options.Ports + otherFiles); err != nil {
 		return err
 	}
+	prometheus, err := listenMetrics(options)
+	if err != nil {
+		return err
+	}
+	defer prometheus.close()
 	d, err := openDaemon(name, options, log)
 	if err != nil {
 		return err
 	}
+	d.metrics = prometheus
 	if !c.foreground && os.Getenv(envForeground) != "1" {
 		return d.background(c)
 	}
@@ -147,6 +154,7 @@ func (d *daemon) serve(ctx context.Context, device *tunnel.Device, started func(
 	go func() { served <- uapi.Serve(serveCtx, d.socket, device, d.log) }()
 	ran := make(chan error, 1)
 	go func() { ran <- device.Run(context.WithoutCancel(ctx)) }()
+	stopMetrics := d.metrics.serve(device, d.log)
 
 	err = started(ctx)
 	if err == nil {
@@ -159,6 +167,7 @@ func (d *daemon) serve(ctx context.Context, device *tunnel.Device, started func(
 		}
 	}
 	stopping()
+	stopMetrics()
 	device.Close()
 	err = errors.Join(err, <-ran)
 	err = errors.Join(err, d.socket.Remove())
@@ -181,6 +190,14 @@ func (d *daemon) background(c *command) error {
 	child := exec.Command(program, os.Args[1:]...)
 	child.Env = append(os.Environ(), envTUN+"=3", envUAPI+"=4", envForeground+"=1", "LOG_LEVEL="+c.logLevel)
 	child.ExtraFiles = []*os.File{d.tun.File(), socket}
+	prometheus, err := d.metrics.file()
+	if err != nil {
+		return fmt.Errorf("go to the background: %w", err)
+	}
+	if prometheus != nil {
+		child.Env = append(child.Env, envMetrics+"=5")
+		child.ExtraFiles = append(child.ExtraFiles, prometheus)
+	}
 	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if c.verbose() {
 		child.Stdout, child.Stderr = os.Stdout, os.Stderr

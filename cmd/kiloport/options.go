@@ -129,6 +129,12 @@ var options = []option{
 		set:  func(o *tunnel.Options, v string) (err error) { o.GRO, err = tunnel.ParseOffload(v); return err },
 		get:  func(o *tunnel.Options) string { return o.GRO.String() },
 	},
+	{
+		flag: "metrics", key: "Metrics", value: "ADDRESS:PORT|:PORT|off",
+		help: "answer Prometheus there; without an address, to this host alone",
+		set:  func(o *tunnel.Options, v string) (err error) { o.Metrics, err = tunnel.ParseMetrics(v); return err },
+		get:  func(o *tunnel.Options) string { return tunnel.MetricsName(o.Metrics) },
+	},
 }
 
 func parseOnOff(v string) (bool, error) {

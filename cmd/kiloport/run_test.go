@@ -89,6 +89,8 @@ func TestWrongCommandLines(t *testing.T) {
 		{"--dscp AF41=64 wg0", "", 2, "AF41=64"},
 		{"--dscp-decap copy wg0", "", 2, "uniform"},
 		{"--control-dscp 64 wg0", "", 2, "AF11"},
+		{"--metrics 9586 wg0", "", 2, `"9586" is not an address to listen on: use :9586 for this host alone`},
+		{"--metrics example.com:80 wg0", "", 2, "[::]:9586 for everybody, or off"},
 		{"--log-level loud wg0", "", 2, "use verbose, info, error or silent"},
 		{"up", "", 2, "kiloport up wants one configuration file"},
 		{"up no-such-interface", "", 1, "no configuration no-such-interface.conf in /etc/kiloport or /etc/wireguard"},

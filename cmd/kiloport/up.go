@@ -157,10 +157,16 @@ func (c *command) runUp(ctx context.Context, arg string, parent *os.File) error 
 	if err != nil {
 		return err
 	}
+	prometheus, err := listenMetrics(l.options)
+	if err != nil {
+		return err
+	}
+	defer prometheus.close()
 	d, err := c.openNew(ctx, l, log)
 	if err != nil {
 		return err
 	}
+	d.metrics = prometheus
 	defer d.socket.Remove()
 	device, err := d.device(l.options)
 	if err != nil {
