@@ -69,7 +69,7 @@ func (c *command) runDevice(ctx context.Context, name string) error {
 		d.close()
 		return err
 	}
-	return d.serve(ctx, device, func(context.Context) error { ready(log); return nil }, func() {})
+	return d.serve(ctx, device, func(context.Context) error { ready(log); return nil }, func() {}, func() {})
 }
 
 // openDaemon makes, or inherits, the TUN device and the socket.
@@ -138,12 +138,13 @@ func (d *daemon) device(options tunnel.Options) (*tunnel.Device, error) {
 
 // serve runs the device until its link or its socket is deleted or ctx ends.
 // started is called when packets flow; an error of it ends the device. stopping
-// is called before the device goes, the socket's clients last of all, so that
+// is called before the device goes and gone after it, the socket's clients are
+// let go last of all, so that
 // who waits for them to be cut off knows that everything is undone.
-func (d *daemon) serve(ctx context.Context, device *tunnel.Device, started func(context.Context) error, stopping func()) error {
+func (d *daemon) serve(ctx context.Context, device *tunnel.Device, started func(context.Context) error, stopping, gone func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	gone, err := uapi.Watch(ctx, d.socket.Path())
+	unlinked, err := uapi.Watch(ctx, d.socket.Path())
 	if err != nil {
 		d.socket.Close()
 		device.Close()
@@ -160,7 +161,7 @@ func (d *daemon) serve(ctx context.Context, device *tunnel.Device, started func(
 	if err == nil {
 		select {
 		case <-ctx.Done():
-		case <-gone:
+		case <-unlinked:
 			d.log.Info("the configuration socket was removed: ending", "interface", d.name)
 		case err = <-ran:
 			ran <- nil
@@ -171,6 +172,7 @@ func (d *daemon) serve(ctx context.Context, device *tunnel.Device, started func(
 	device.Close()
 	err = errors.Join(err, <-ran)
 	err = errors.Join(err, d.socket.Remove())
+	gone() // before those are let go who wait for everything to be undone
 	stopServing()
 	return errors.Join(err, <-served)
 }

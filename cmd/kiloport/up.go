@@ -174,9 +174,7 @@ func (c *command) runUp(ctx context.Context, arg string, parent *os.File) error 
 		return err
 	}
 	u := &upped{command: c, loaded: l, device: device, log: log, parent: parent}
-	err = d.serve(ctx, device, func(ctx context.Context) error { return u.start(ctx, request) }, u.stop)
-	u.afterwards()
-	return err
+	return d.serve(ctx, device, func(ctx context.Context) error { return u.start(ctx, request) }, u.stop, u.afterwards)
 }
 
 // openNew makes the TUN device and the socket, and inherits neither. The socket
