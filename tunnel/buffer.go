@@ -8,7 +8,7 @@ import (
 // packet is an inner packet, or super-packet, on its way from the TUN device to
 // the socket.
 type packet struct {
-	buf    []byte // tun.Headroom, then the packet
+	buf    []byte // tun.Headroom, then the packet, then room for padding
 	n      int
 	header tun.Header
 	hash   uint64
@@ -34,7 +34,10 @@ func (p *packet) MarkCE() bool {
 var bufferSizes = [...]int{384, 2048, 4096, 16384, 32768, superBuffer}
 
 // superBuffer has room for any packet.
-const superBuffer = tun.Headroom + tun.MaxPacket
+const superBuffer = bufferOverhead + tun.MaxPacket
+
+// bufferOverhead is the room in a buffer beside the packet.
+const bufferOverhead = tun.Headroom + tun.MaxPadding
 
 // buffers keeps packets for reuse. It has one owner.
 type buffers struct{ free [len(bufferSizes)][]*packet }
@@ -45,7 +48,7 @@ func maxFree(kind uint8) int { return max(64, 4<<20/bufferSizes[kind]) }
 // take gives a packet with room for n bytes.
 func (b *buffers) take(n int) *packet {
 	kind := 0
-	for n+tun.Headroom > bufferSizes[kind] {
+	for n+bufferOverhead > bufferSizes[kind] {
 		kind++
 	}
 	if free := b.free[kind]; len(free) > 0 {
@@ -66,7 +69,7 @@ func (b *buffers) give(p *packet) {
 
 // fit gives a packet in the smallest buffer that does, which may be the same one.
 func (b *buffers) fit(p *packet) *packet {
-	if 4*(p.n+tun.Headroom) > 3*bufferSizes[p.kind] {
+	if 4*(p.n+bufferOverhead) > 3*bufferSizes[p.kind] {
 		return p
 	}
 	small := b.take(p.n)

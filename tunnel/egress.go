@@ -114,22 +114,13 @@ func (e *egress) seal(o *outgoing, mtu int) {
 		size := noise.PaddedSize(len(plain), mtu)
 		out := e.room(o, size+noise.TransportOverhead)
 		counter := noise.JoinCounter(o.lane, sequence, flags)
-		if !s.sealTo(out, plain, size, counter) {
+		if s.keypair.SealTo(out, e.segment.Pad(plain, size-len(plain)), counter) == nil {
 			e.unroom(len(out))
 			drops[dropExpired].Add(n)
 			return
 		}
 		sequence++
 	}
-}
-
-// sealTo seals a packet, padded to size, into out.
-func (s *session) sealTo(out, plain []byte, size int, counter uint64) bool {
-	if len(plain) == size {
-		return s.keypair.SealTo(out, plain, counter) != nil
-	}
-	clear(out[headerSize+copy(out[headerSize:], plain) : headerSize+size])
-	return s.keypair.SealInPlace(out, size, counter) != nil
 }
 
 // room gives the place for the next datagram: at the end of the last message if

@@ -138,9 +138,8 @@ func (d *daemon) device(options tunnel.Options) (*tunnel.Device, error) {
 
 // serve runs the device until its link or its socket is deleted or ctx ends.
 // started is called when packets flow; an error of it ends the device. stopping
-// is called before the device goes and gone after it, the socket's clients are
-// let go last of all, so that
-// who waits for them to be cut off knows that everything is undone.
+// is called before the device goes and gone after it. The socket's clients are
+// let go last of all, so that who waits for that knows that everything is undone.
 func (d *daemon) serve(ctx context.Context, device *tunnel.Device, started func(context.Context) error, stopping, gone func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -5,8 +5,9 @@ import "encoding/binary"
 const (
 	maxHeld     = 256  // packets and super-packets between two flushes
 	maxHeldPart = 1024 // payloads that were added to them
-	flowSlots   = 256  // a power of two
-	flowProbes  = 4
+	flowBits    = 8
+	flowSlots   = 1 << flowBits
+	flowProbes  = 8
 
 	maxDatagrams = 128 // in a super-packet of UDP
 )
@@ -133,8 +134,9 @@ func (c *Coalescer) addToFlow(p *held) {
 
 // find gives the flow's newest, or nil, and the slot that is the flow's.
 func (c *Coalescer) find(p *held) (slot uint32, newest *held) {
+	home := p.hash >> (32 - flowBits)
 	for i := range uint32(flowProbes) {
-		slot = (p.hash + i) % flowSlots
+		slot = (home + i) % flowSlots
 		number := c.slots[slot]
 		if number == 0 {
 			return slot, nil
@@ -145,7 +147,7 @@ func (c *Coalescer) find(p *held) (slot uint32, newest *held) {
 		}
 	}
 	// Whose slot it was will be joined by nothing more.
-	return p.hash % flowSlots, nil
+	return home, nil
 }
 
 // join adds p's payload to h, unless it must not.

@@ -119,10 +119,7 @@ func groups(o tun.Offloads, packets []inbound) (all []*group) {
 			}
 			continue
 		}
-		flow := fmt.Sprint(field, p[12:20], p[20:24])
-		if p[0]>>4 == 6 {
-			flow = fmt.Sprint(field, p[8:44])
-		}
+		flow := flowOf(p)
 		g := newest[flow]
 		udp := field == transport+6
 		able := o.Has(tun.OffloadChecksum) && (udp && o.Has(tun.OffloadUSO) || !udp && o.Has(tun.OffloadTSO))
@@ -416,16 +413,56 @@ func TestCoalesceInterleaved(t *testing.T) {
 	}
 }
 
+// Flows that hardly differ do not get into each other's way.
+func TestCoalesceManySimilarFlows(t *testing.T) {
+	for what, change := range map[string]func(in *tuntest.Inner, n int){
+		"source port": func(in *tuntest.Inner, n int) { in.From = netip.AddrPortFrom(in.From.Addr(), uint16(40000+n)) },
+		"port":        func(in *tuntest.Inner, n int) { in.To = netip.AddrPortFrom(in.To.Addr(), uint16(256*n)) },
+		"address": func(in *tuntest.Inner, n int) {
+			b := in.To.Addr().AsSlice()
+			b[len(b)-2] = byte(n)
+			to, _ := netip.AddrFromSlice(b)
+			in.To = netip.AddrPortFrom(to, in.To.Port())
+		},
+	} {
+		for name, in := range inners(noise(400)) {
+			if in.Between != nil || in.Flags != 0 {
+				continue
+			}
+			const flows = 50
+			packets := make([]inbound, 4*flows)
+			for n := range flows {
+				change(&in, n)
+				for i, p := range stream(in, 100) {
+					packets[i*flows+n] = p
+				}
+			}
+			if r := coalesce(t, tun.OffloadAll, packets); len(r.writes) > flows {
+				t.Errorf("%s, by %s: %d flows in %d writes", name, what, flows, len(r.writes))
+			}
+		}
+	}
+}
+
+// flowOf names a packet's flow; what is of none is of one.
+func flowOf(p []byte) string {
+	transport, field := checksumField(p)
+	switch {
+	case transport == 0:
+		return "none"
+	case p[0]>>4 == 6:
+		return fmt.Sprint(field, p[8:44])
+	}
+	return fmt.Sprint(field, p[12:24])
+}
+
 // inOrder compares flow by flow.
 func inOrder(t *testing.T, got [][]byte, want []inbound) {
 	t.Helper()
 	byFlow := func(packets [][]byte) map[string][][]byte {
 		m := map[string][][]byte{}
 		for _, p := range packets {
-			key := fmt.Sprint(p[9], p[12:24])
-			if p[0]>>4 == 6 {
-				key = fmt.Sprint(p[6], p[8:44])
-			}
+			key := flowOf(p)
 			m[key] = append(m[key], p)
 		}
 		return m
@@ -731,7 +768,21 @@ func FuzzCoalescer(f *testing.F) {
 		for len(s.b) > 0 && len(packets) < 150 {
 			packets = append(packets, s.packet())
 		}
-		check(t, o, packets)
+		flows := map[string]bool{}
+		for _, p := range packets {
+			flows[flowOf(p.packet)] = true
+		}
+		delete(flows, "none")
+		if len(flows) <= 8 {
+			check(t, o, packets)
+			return
+		}
+		// More than are always told apart.
+		var want []inbound
+		for _, p := range packets {
+			want = append(want, inbound{packet: withoutID([][]byte{p.packet})[0]})
+		}
+		inOrder(t, withoutID(coalesce(t, o, packets).wire(t)), want)
 	})
 }
 

@@ -13,7 +13,8 @@ const maxHeaders = 256
 // No payload is copied. Segments come first to last, and the headers of each are
 // written right before its payload, where the end of the segment before it is:
 // so that must have been sealed into another buffer, or copied, by then. To seal
-// is to copy; a buffer that is sealed in place would gain nothing.
+// is to copy; a buffer that is sealed in place would gain nothing. Padding goes
+// over the payload that comes next, which is put back: see [Segmenter.Pad].
 //
 // A Segmenter belongs to one goroutine and can be used again and again. The zero
 // value is ready for [Segmenter.Reset].
@@ -34,7 +35,13 @@ type Segmenter struct {
 	ipSum  uint64 // of the IPv4 header, without length and ID
 	pseudo uint64 // sum of the pseudo header without the length
 	saved  [maxHeaders]byte
+
+	padding int // bytes behind at that Pad has zeroed
+	covered [MaxPadding]byte
 }
+
+// MaxPadding is how many bytes [Segmenter.Pad] adds at most.
+const MaxPadding = 16
 
 // VouchedChecksum is what stands in the checksum field of a vouched packet.
 const VouchedChecksum = 0
@@ -49,6 +56,7 @@ const VouchedChecksum = 0
 func (s *Segmenter) Reset(h Header, packet []byte, vouch bool) error {
 	s.packet, s.at, s.end = packet, 0, len(packet)
 	s.first, s.vouched, s.single = true, false, h.GSO == GSONone
+	s.padding = 0
 	err := ErrMalformed
 	switch {
 	case s.single:
@@ -80,6 +88,7 @@ func (s *Segmenter) Len() int {
 // Next gives the next segment, a whole packet, or nil after the last. It lies in
 // the buffer given to Reset, and is good until the next call.
 func (s *Segmenter) Next() []byte {
+	s.unpad()
 	if s.at >= s.end {
 		return nil
 	}
@@ -106,6 +115,25 @@ func (s *Segmenter) Next() []byte {
 	s.first = false
 	s.at = end
 	return segment
+}
+
+// Pad gives the segment that Next gave, with n zeros behind it, 0 to
+// [MaxPadding]. It stands until the next call of Next. Behind the packet that was
+// given to Reset, its slice must have room for n bytes, or Pad panics.
+func (s *Segmenter) Pad(segment []byte, n int) []byte {
+	s.unpad()
+	padding := s.packet[s.at : s.at+n]
+	copy(s.covered[:n], padding)
+	clear(padding)
+	s.padding = n
+	from := s.at - len(segment)
+	return s.packet[from : s.at+n]
+}
+
+// unpad puts back what Pad has covered.
+func (s *Segmenter) unpad() {
+	copy(s.packet[s.at:s.at+s.padding], s.covered[:])
+	s.padding = 0
 }
 
 func (s *Segmenter) ip4() bool { return s.saved[0]>>4 == 4 }

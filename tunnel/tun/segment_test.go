@@ -115,6 +115,43 @@ func TestSegments(t *testing.T) {
 	}
 }
 
+// Padding covers nothing for longer than until the next segment.
+func TestPaddedSegments(t *testing.T) {
+	var s tun.Segmenter
+	for name, in := range inners(noise(4000)) {
+		for _, size := range []int{4000, 1300, 1000, 7, 1} {
+			h, p := in.Super(size)
+			if size == 4000 {
+				h.GSO = tun.GSONone
+			}
+			want, err := tuntest.Segment(h, p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p = append(p, 0xaa)[:len(p)]
+			p = slices.Grow(p, tun.MaxPadding)
+			behind := p[len(p) : len(p)+1]
+			if err := s.Reset(h, p, false); err != nil {
+				t.Fatal(err)
+			}
+			var got [][]byte
+			for p := s.Next(); p != nil; p = s.Next() {
+				n := len(got) % (tun.MaxPadding + 1)
+				s.Pad(p, 3) // the last word counts
+				padded := bytes.Clone(s.Pad(p, n))
+				if len(padded) != len(p)+n || !bytes.Equal(padded[len(p):], make([]byte, n)) {
+					t.Fatalf("%s: %d bytes padded with %d give %x", name, len(p), n, padded[len(p):])
+				}
+				got = append(got, padded[:len(p)])
+			}
+			equal(t, name, got, want)
+			if behind[0] != 0xaa {
+				t.Errorf("%s: what is behind the packet is now %x", name, behind)
+			}
+		}
+	}
+}
+
 func TestSegmentsOfPacketsThatAreNoSuperPackets(t *testing.T) {
 	var s tun.Segmenter
 	for name, in := range inners(noise(99)) {

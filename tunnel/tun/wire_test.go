@@ -53,6 +53,13 @@ func newWire(t *testing.T, vouch bool, mangle func(*wire) func([]byte) bool, end
 			tuntest.IP(t, fmt.Sprintf("addr add 10.80.0.%d/24 dev %s", i+1, d.Name()))
 			tuntest.IP(t, fmt.Sprintf("-6 addr add fd80::%d/64 dev %s nodad", i+1, d.Name()))
 			tuntest.IP(t, "link set up dev "+d.Name())
+			// The kernel adds the route to the address a little later.
+			for start := time.Now(); tuntest.IP(t, fmt.Sprintf("-6 route show table local fd80::%d", i+1)) == ""; {
+				if time.Since(start) > patience {
+					t.Fatal("the IPv6 address is not there")
+				}
+				time.Sleep(time.Millisecond)
+			}
 			if err := os.WriteFile("/proc/sys/net/ipv4/tcp_ecn", []byte("1"), 0); err != nil {
 				t.Fatal(err)
 			}

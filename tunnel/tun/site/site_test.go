@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netns"
@@ -34,6 +35,7 @@ func inNamespace(t *testing.T, test func(t *testing.T)) {
 			runtime.UnlockOSThread()
 		}
 	}()
+	start := time.Now()
 	for _, line := range []string{
 		"link set lo up", "link add wan type veth peer name isp", "link set wan mtu 1492", "link set wan up", "link set isp up",
 		"addr add 192.0.2.2/24 dev wan", "-6 addr add 2001:db8::2/64 dev wan nodad",
@@ -42,16 +44,25 @@ func inNamespace(t *testing.T, test func(t *testing.T)) {
 	} {
 		ip(t, strings.Fields(line)...)
 	}
+	// The kernel adds the route to the link's own address a little later.
+	for ip(t, "-6", "route", "show", "table", "local", "2001:db8::2") == "" {
+		if time.Since(start) > 20*time.Second {
+			t.Fatal("the address of link wan is not there")
+		}
+		time.Sleep(time.Millisecond)
+	}
 	test(t)
 }
 
+// ip runs ip(8). Whether a link has a carrier the kernel says up to a second
+// late, so that is left out.
 func ip(t *testing.T, args ...string) string {
 	t.Helper()
 	out, err := exec.Command("ip", args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("ip %v: %v %s", args, err, out)
 	}
-	return string(out)
+	return strings.NewReplacer("NO-CARRIER,", "", " linkdown", "", "state LOWERLAYERDOWN", "state UP").Replace(string(out))
 }
 
 // snapshot is everything that Apply may touch, but for what the kernel does by
