@@ -86,7 +86,7 @@ Scenarios:
 
 func (o *runOptions) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringSliceVar(&o.tunnels, "tunnels", []string{"none", "kiloport", "kernel-wireguard", "wireguard-go"}, "which, of "+strings.Join(tunnels.Names, ", ")+"; of the default, what this machine cannot run is left out")
+	f.StringSliceVar(&o.tunnels, "tunnels", []string{"none", "kiloport", "kernel-wireguard", "wireguard-go"}, "which, of "+strings.Join(tunnels.Names, ", ")+", or two ends such as \"kiloport>wireguard-go\"; of the default, what this machine cannot run is left out")
 	f.StringSliceVar(&o.rates, "rates", []string{"20"}, "bottlenecks in Mbit/s, both ways or UP/DOWN, 0 for none")
 	f.DurationVar(&o.rtt, "rtt", 20*time.Millisecond, "round-trip time of the idle path")
 	f.StringVar(&o.qdisc, "qdisc", netlab.KindFQCodel, "the gateways' queue: fq_codel, cake, codel, pfifo, fq_pie, …")

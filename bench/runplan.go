@@ -97,7 +97,7 @@ func (o *runOptions) experiments(s *lab.Scenario, binaries tunnels.Binaries) (al
 		flows = []int{s.Flows}
 	}
 	for _, tunnel := range o.tunnels {
-		if _, err := tunnels.ByName(tunnel, binaries, nil); err != nil {
+		if _, _, err := tunnels.Ends(tunnel, binaries, nil); err != nil {
 			return nil, err
 		}
 	}
@@ -185,7 +185,7 @@ func (o *runOptions) variants(tunnel string) (all [][]string) {
 const tunnelKiloport = "kiloport"
 
 // maxPorts is what kiloport takes for the size of its pool.
-const maxPorts = 16384
+const maxPorts = 16383
 
 func (o *runOptions) checkPorts() error {
 	for _, n := range o.ports {

@@ -56,7 +56,7 @@ func TestPlanOfPools(t *testing.T) {
 	}
 	for _, bad := range []runOptions{
 		{tunnels: []string{"kiloport"}, ports: []int{0}},
-		{tunnels: []string{"kiloport"}, ports: []int{16385}},
+		{tunnels: []string{"kiloport"}, ports: []int{16384}},
 		{tunnels: []string{"none"}, ports: []int{16}},
 		{tunnels: []string{"none"}, flows: []int{2001}},
 		{tunnels: []string{"none"}, flows: []int{0}},

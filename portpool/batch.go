@@ -72,7 +72,7 @@ func (s *slots) call(trap, fd uintptr, from, n int) (int, syscall.Errno) {
 }
 
 // freeList keeps unused batches. There are as many as ever were in use at one
-// time, about one for each worker: not one for each of 16384 sockets. A
+// time, about one for each worker: not one for each of 16383 sockets. A
 // sync.Pool would be emptied by every garbage collection.
 type freeList[T any] struct {
 	mu   sync.Mutex

@@ -7,7 +7,7 @@
 //     the flow label, the source address and the time of arrival. [Socket] is
 //     the interface that the rest of the program sees, so that tests can put
 //     a network in memory behind it.
-//   - [Pool]: up to 16384 sockets with a source port each, opened when first
+//   - [Pool]: up to 16383 sockets with a source port each, opened when first
 //     needed and closed when idle, shared by all peers.
 //   - [Lanes]: which lane a flow of one peer gets. A lane is one outer 5-tuple
 //     towards a peer; its number, 1 and up, is also the socket's place in the

@@ -16,7 +16,7 @@ import (
 
 // MaxPorts is the most lanes and source ports of a pool: 14 of the 16 bits
 // that a transport counter has for the lane, and a quarter of all ports.
-const MaxPorts = 16384
+const MaxPorts = 16383
 
 const (
 	defaultPorts = 1024

@@ -107,8 +107,8 @@ func TestPoolConfigErrors(t *testing.T) {
 		cfg  PoolConfig
 		want string
 	}{
-		{PoolConfig{Ports: -1}, "pool: -1 ports are out of range: choose 1 to 16384"},
-		{PoolConfig{Ports: 16385}, "pool: 16385 ports are out of range: choose 1 to 16384"},
+		{PoolConfig{Ports: -1}, "pool: -1 ports are out of range: choose 1 to 16383"},
+		{PoolConfig{Ports: 16384}, "pool: 16384 ports are out of range: choose 1 to 16383"},
 		{PoolConfig{Idle: -time.Second}, "pool: idle time -1s is negative: choose how long a lane may be unused, such as 60s"},
 		{PoolConfig{Low: 5}, "pool: port range 5-0 is no range: give the lower port first, both 1 to 65535, or 0-0 for the kernel's choice"},
 		{PoolConfig{High: 5}, "pool: port range 0-5 is no range: give the lower port first, both 1 to 65535, or 0-0 for the kernel's choice"},

@@ -209,7 +209,7 @@ func (b *bench) to() netip.Addr {
 
 // kiloport is the binary if it is kiloport that is measured.
 func (b *bench) kiloport() (string, bool) {
-	return b.Binaries.Kiloport, strings.HasPrefix(b.Tunnel, "kiloport")
+	return b.Binaries.Kiloport, tunnels.Lanes(b.Tunnel)
 }
 
 // prepare joins the two sites.
@@ -227,17 +227,17 @@ func (b *bench) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	daemon, err := tunnels.ByName(b.Tunnel, b.Binaries, b.Settings)
+	atA, atB, err := tunnels.Ends(b.Tunnel, b.Binaries, b.Settings)
 	if err != nil {
 		return err
 	}
-	if daemon == nil {
+	if atA == nil {
 		return b.native()
 	}
-	if b.run.Tunnel.Version, err = daemon.Version(ctx); err != nil {
+	if b.run.Tunnel.Version, err = atA.Version(ctx); err != nil {
 		return err
 	}
-	if b.tunnel, err = tunnels.Start(ctx, b.sites, daemon, daemon, tunnels.Config{IPv6: !b.IPv4}); err != nil {
+	if b.tunnel, err = tunnels.Start(ctx, b.sites, atA, atB, tunnels.Config{IPv6: !b.IPv4}); err != nil {
 		return err
 	}
 	if binary, ok := b.kiloport(); ok {

@@ -48,6 +48,7 @@ var throughputCases = []loadCase{
 	{name: "tcp 1 up", groups: streams(1, 0)},
 	{name: "tcp 8 up", groups: streams(8, 0)},
 	{name: "tcp 64 both", groups: streams(32, 32)},
+	{name: "tcp 1000 up", groups: streams(1000, 0)},
 	{name: "udp 100 bytes 1 flow", groups: flood(1, 100)},
 	{name: "udp 100 bytes 256 flows", groups: flood(256, 100)},
 	{name: "udp 1380 bytes 1 flow", groups: flood(1, 1380)},

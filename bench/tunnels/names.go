@@ -46,11 +46,45 @@ func ByName(name string, b Binaries, settings []string) (Daemon, error) {
 	return nil, fmt.Errorf("there is no tunnel %q: choose among %s", name, strings.Join(Names, ", "))
 }
 
+// between stands in the name of a tunnel with two different ends, such as
+// "kiloport>wireguard-go": site A has the first.
+const between = ">"
+
+// Ends gives the adapters of both ends of a tunnel, nil for "none".
+func Ends(name string, b Binaries, settings []string) (atA, atB Daemon, err error) {
+	first, second, two := strings.Cut(name, between)
+	if !two {
+		second = first
+	}
+	if atA, err = ByName(first, b, settings); err != nil {
+		return nil, nil, err
+	}
+	if atB, err = ByName(second, b, settings); err != nil {
+		return nil, nil, err
+	}
+	if two && (atA == nil || atB == nil) {
+		return nil, nil, fmt.Errorf("tunnel %q: a tunnel has two ends, and one of these is none", name)
+	}
+	return atA, atB, nil
+}
+
+// Lanes tells whether both ends of a tunnel are kiloport, so that there will be
+// lanes.
+func Lanes(name string) bool {
+	first, second, two := strings.Cut(name, between)
+	return isKiloport(first) && (!two || isKiloport(second))
+}
+
+func isKiloport(name string) bool { return strings.HasPrefix(name, "kiloport") }
+
 // Installed is nil if the programs of a tunnel are on this machine, else it says
 // what to install or build.
 func Installed(name string, b Binaries) error {
+	if first, second, two := strings.Cut(name, between); two {
+		return errors.Join(Installed(first, b), Installed(second, b))
+	}
 	switch {
-	case strings.HasPrefix(name, "kiloport"):
+	case isKiloport(name):
 		return built(b.Kiloport, "kiloport", "make build")
 	case name == "wireguard-go":
 		return built(b.WireguardGo, "wireguard-go", "make bin/wireguard-go")

@@ -29,11 +29,11 @@ type option struct {
 var options = []option{
 	{
 		flag: "ports", key: "Ports", value: "N",
-		help: "source ports in the pool, hence flows told apart outside, 1 to 16384",
+		help: "source ports in the pool, hence flows told apart outside, 1 to 16383",
 		set: func(o *tunnel.Options, v string) (err error) {
 			one := tunnel.DefaultOptions()
 			if one.Ports, err = strconv.Atoi(v); err != nil {
-				return fmt.Errorf("%q is not a number, use 1 to 16384", v)
+				return fmt.Errorf("%q is not a number, use 1 to 16383", v)
 			}
 			o.Ports = one.Ports
 			return one.Validate()
