@@ -181,28 +181,23 @@ func (m SpreadMode) String() string { return spreadNames[m] }
 // MaxWorkers is the most workers that a device may have.
 const MaxWorkers = 64
 
-// TUN gives the queues, offloads and limits to ask for when the TUN device is
-// made.
+// TUN gives the queues and offloads to ask for when the TUN device is made.
 func (o *Options) TUN() tun.Options {
-	t := tun.Options{Queues: o.Workers, GSOMaxSize: superLimit(tun.DefaultMTU)}
+	t := tun.Options{Queues: o.Workers}
 	if t.Queues == 0 {
 		t.Queues = min(runtime.NumCPU(), 8)
 	}
+	t.Rings = max(tunRings/t.Queues, 1)
 	if o.GSO != portpool.Off {
 		t.Offloads = tun.OffloadAll
 	}
 	return t
 }
 
-// superLimit is the longest super-packet of TCP whose segments, when sealed, the
-// kernel still takes as one: one system call, where a little more makes two.
-func superLimit(mtu int) int {
-	const (
-		payload = 65507 // of UDP over IPv4, all datagrams together
-		headers = 72    // IPv6 and TCP with timestamps
-	)
-	return payload/(mtu+noise.TransportOverhead)*(mtu-headers) + headers
-}
+// tunRings is how many of the kernel's queues the TUN device has for all workers:
+// a sparse flow loses packets to a flood that nobody can keep up with only where
+// it shares one with it.
+const tunRings = 32
 
 // CipherMode says what seals the packets between two kiloports. Handshakes, and
 // everything between a kiloport and a stock peer, are as WireGuard has them.

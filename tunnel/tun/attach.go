@@ -19,15 +19,21 @@ type attacher struct {
 }
 
 func newAttacher(o Options) *attacher {
-	o.Queues = max(o.Queues, 1)
+	o.Queues, o.Rings = max(o.Queues, 1), max(o.Rings, 1)
 	return &attacher{want: o, refuse: o.refuse}
 }
 
 func (a *attacher) vnet() bool { return a.flags&unix.IFF_VNET_HDR != 0 }
 
 func (a *attacher) capabilities() Capabilities {
-	return Capabilities{Queues: len(a.fds), Offloads: a.got, Lost: a.lost}
+	return Capabilities{Queues: a.queues(), Rings: len(a.fds), Offloads: a.got, Lost: a.lost}
 }
+
+// wantRings is how many of the kernel's queues were asked for.
+func (a *attacher) wantRings() int { return a.want.Queues * a.want.Rings }
+
+// queues is how many queues there are to be, each with at least one ring.
+func (a *attacher) queues() int { return min(a.want.Queues, len(a.fds)) }
 
 func (a *attacher) lose(what, why string, args ...any) {
 	a.lost = append(a.lost, Lost{What: what, Why: fmt.Sprintf(why, args...)})
@@ -73,7 +79,7 @@ func (a *attacher) chooseFlags(fd int) {
 	if a.want.Offloads.possible() != 0 && features&unix.IFF_VNET_HDR != 0 {
 		a.flags |= unix.IFF_VNET_HDR
 	}
-	if a.want.Queues > 1 {
+	if a.wantRings() > 1 {
 		if features&unix.IFF_MULTI_QUEUE != 0 {
 			a.flags |= unix.IFF_MULTI_QUEUE
 		} else {
@@ -103,7 +109,7 @@ func (a *attacher) takeOver(fd int) error {
 	}
 	a.flags = unix.IFF_TUN | unix.IFF_NO_PI | flags&(unix.IFF_VNET_HDR|unix.IFF_MULTI_QUEUE)
 	a.fds = []int{fd}
-	if a.want.Queues > 1 && a.flags&unix.IFF_MULTI_QUEUE == 0 {
+	if a.wantRings() > 1 && a.flags&unix.IFF_MULTI_QUEUE == 0 {
 		a.lose("queues", "the descriptor was opened without IFF_MULTI_QUEUE")
 	}
 	a.complete()
@@ -113,10 +119,10 @@ func (a *attacher) takeOver(fd int) error {
 // complete attaches the other queues and sets the offloads.
 func (a *attacher) complete() {
 	if a.flags&unix.IFF_MULTI_QUEUE != 0 {
-		for len(a.fds) < a.want.Queues {
+		for len(a.fds) < a.wantRings() {
 			fd, err := a.another()
 			if err != nil {
-				a.lose("queues", "only %d of %d: %v", len(a.fds), a.want.Queues, err)
+				a.lose("queues", "only %d of %d: %v", len(a.fds), a.wantRings(), err)
 				break
 			}
 			a.fds = append(a.fds, fd)

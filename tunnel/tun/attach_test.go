@@ -35,6 +35,8 @@ func TestCapabilities(t *testing.T) {
 		}{
 			{"nothing asked for", "", Options{}, 1, 0, ""},
 			{"everything", "", all, 3, OffloadAll, ""},
+			{"rings", "", Options{Queues: 2, Rings: 5, Offloads: OffloadAll}, 2, OffloadAll, ""},
+			{"too many rings", "", Options{Queues: 2, Rings: 200, Offloads: OffloadAll}, 2, OffloadAll, "queues"},
 			{"without uso", "", Options{Offloads: OffloadChecksum | OffloadTSO}, 1, OffloadChecksum | OffloadTSO, ""},
 			{"only what needs checksums", "", Options{Offloads: OffloadTSO}, 1, 0, ""},
 			{"a single-queue link from before", "single", all, 1, OffloadAll, "queues"},

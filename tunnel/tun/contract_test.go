@@ -103,8 +103,8 @@ func partial(o tun.Options) tun.Header {
 // say something about the real one.
 func TestContract(t *testing.T) {
 	for name, make := range map[string]func(*testing.T, tun.Options) host{"real": realHost, "fake": fakeHost} {
-		for _, o := range []tun.Options{{}, {Offloads: tun.OffloadAll}} {
-			t.Run(fmt.Sprint(name, ", offloads ", o.Offloads), func(t *testing.T) {
+		for _, o := range []tun.Options{{}, {Offloads: tun.OffloadAll}, {Offloads: tun.OffloadAll, Rings: 4}} {
+			t.Run(fmt.Sprint(name, ", offloads ", o.Offloads, ", rings ", o.Rings), func(t *testing.T) {
 				h := make(t, o)
 				contract(t, h, o)
 			})

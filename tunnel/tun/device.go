@@ -10,8 +10,9 @@ import (
 
 // device is the one Device.
 type device struct {
-	queues       []*queue
-	asQueues     []Queue // the same
+	queues       []*queue // the descriptors
+	rings        []*rings // those that have several of them
+	asQueues     []Queue  // what a user sees
 	capabilities Capabilities
 	log          *slog.Logger
 
@@ -62,6 +63,9 @@ func (d *device) Close() error {
 func (d *device) closeQueues() (err error) {
 	for _, q := range d.queues {
 		err = errors.Join(err, q.close())
+	}
+	for _, r := range d.rings {
+		err = errors.Join(err, r.close())
 	}
 	return err
 }

@@ -105,6 +105,9 @@ func (d *device) follow() {
 				break
 			}
 			d.apply(s)
+			for _, r := range d.rings {
+				r.end()
+			}
 			for _, q := range d.queues {
 				q.end()
 			}

@@ -50,8 +50,9 @@ func (o Offloads) possible() Offloads {
 
 // Capabilities are what a device can do. They do not change while it is open.
 type Capabilities struct {
-	// Queues is how many queues there are, at least 1.
-	Queues int
+	// Queues is how many queues there are, at least 1, and Rings how many of
+	// the kernel's these have in all.
+	Queues, Rings int
 	// Offloads are those that work, in both directions.
 	Offloads Offloads
 	// Lost is what was asked for and could not be had.

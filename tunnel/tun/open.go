@@ -20,6 +20,11 @@ type Options struct {
 	// Queues is how many queues to have, 0 meaning 1. For more than one, the
 	// link must not exist, or have been made with IFF_MULTI_QUEUE.
 	Queues int
+	// Rings is how many of the kernel's queues each of ours has, 0 meaning 1.
+	// Each is a FIFO whose tail is dropped when it is full; with several, a
+	// flood does not cost other flows their packets, unless they share a ring.
+	// There may be 256 in all.
+	Rings int
 	// Offloads are those to ask for. What a kernel or a descriptor does not
 	// give is no error: [Device.Capabilities] says so.
 	Offloads Offloads
@@ -92,15 +97,8 @@ func start(a *attacher, o Options) (Device, error) {
 		done:         make(chan struct{}),
 		news:         news{wake: make(chan struct{}, 1)},
 	}
-	for i, fd := range a.fds {
-		q, err := newQueue(fd, a.vnet())
-		if err != nil {
-			d.closeQueues()
-			closeAll(a.fds[i+1:])
-			return nil, err
-		}
-		d.queues = append(d.queues, q)
-		d.asQueues = append(d.asQueues, q)
+	if err := d.openQueues(a); err != nil {
+		return nil, err
 	}
 	s, err := openLink(a.fds[0])
 	if err != nil {
@@ -116,6 +114,36 @@ func start(a *attacher, o Options) (Device, error) {
 	d.goroutines.Go(d.follow)
 	d.goroutines.Go(d.notify)
 	return d, nil
+}
+
+// openQueues makes queues of the descriptors. After an error none is open.
+func (d *device) openQueues(a *attacher) error {
+	for i, fd := range a.fds {
+		q, err := newQueue(fd, a.vnet())
+		if err != nil {
+			closeAll(a.fds[i+1:])
+			return errors.Join(err, d.closeQueues())
+		}
+		d.queues = append(d.queues, q)
+	}
+	queues := a.queues()
+	for i := range queues {
+		var mine []*queue
+		for k := i; k < len(d.queues); k += queues {
+			mine = append(mine, d.queues[k])
+		}
+		if len(mine) == 1 {
+			d.asQueues = append(d.asQueues, mine[0])
+			continue
+		}
+		r, err := newRings(mine)
+		if err != nil {
+			return errors.Join(err, d.closeQueues())
+		}
+		d.rings = append(d.rings, r)
+		d.asQueues = append(d.asQueues, r)
+	}
+	return nil
 }
 
 // prepare sets the MTU and learns the link's state, so that Name and MTU are

@@ -114,7 +114,7 @@ func TestClosingIsNoErrorToLog(t *testing.T) {
 func TestCloseUnderLoad(t *testing.T) {
 	tuntest.Namespace(t)
 	for round := range 10 {
-		d := open(t, "busy%d", tun.Options{Queues: 1 + round%3, Offloads: tun.OffloadAll})
+		d := open(t, "busy%d", tun.Options{Queues: 1 + round%3, Rings: 1 + round%4, Offloads: tun.OffloadAll})
 		tuntest.IP(t, "addr add 10.98.0.1/24 dev "+d.Name())
 		tuntest.IP(t, "link set up dev "+d.Name())
 		var users sync.WaitGroup
@@ -185,7 +185,7 @@ func TestEventsAreMerged(t *testing.T) {
 
 func TestDeletedLinkEndsEverything(t *testing.T) {
 	tuntest.Namespace(t)
-	d := open(t, "gone%d", tun.Options{Queues: 3})
+	d := open(t, "gone%d", tun.Options{Queues: 3, Rings: 2})
 	want(t, d, tun.Down)
 	ended := make(chan error, 3)
 	for _, q := range d.Queues() {

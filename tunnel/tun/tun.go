@@ -68,7 +68,8 @@ type Device interface {
 
 // Queue is one of a link's queues. It is meant for one worker. Its methods may
 // all the same be called from any goroutine; then packets are read in no given
-// order.
+// order, and with several rings while one goroutine waits in Read the others that
+// read wait for it.
 type Queue interface {
 	// Read waits for a packet and puts it into buf[Headroom:]. n is the
 	// packet's length, its [Header] is the zero one unless the device has
