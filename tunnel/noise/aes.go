@@ -43,7 +43,10 @@ const labelAES = "kiloport v1 aes-256-gcm"
 // take a hundred times the room, and towards a stock peer they never are.
 type aesSeed struct{ send, receive [32]byte }
 
-func (s *aesSeed) clear() { *s = aesSeed{} }
+func (s *aesSeed) clear() {
+	clear(s.send[:])
+	clear(s.receive[:])
+}
 
 func newAESSeed(s *symmetric, initiator bool) *aesSeed {
 	seed := new(aesSeed)
