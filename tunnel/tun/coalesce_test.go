@@ -379,6 +379,10 @@ func TestCoalesceFixedID(t *testing.T) {
 		if r := check(t, tun.OffloadAll, []inbound{p, p, p}); len(r.writes) != want {
 			t.Errorf("DF %v: %d writes, want %d", df, len(r.writes), want)
 		}
+		in.ID++
+		if r := check(t, tun.OffloadAll, []inbound{p, {packet: in.Packet()}, p}); len(r.writes) != 2 {
+			t.Errorf("DF %v, back to the first: %d writes, want 2", df, len(r.writes))
+		}
 	}
 }
 
@@ -545,6 +549,38 @@ func TestCoalesceLeavesOtherLengths(t *testing.T) {
 				if len(r.writes) != 2 {
 					t.Errorf("%s, %s: %d writes", name, what, len(r.writes))
 				}
+			}
+		}
+	}
+}
+
+// Nor is it when it would go on where another packet ended.
+func TestCoalesceFollowersOfOtherLengths(t *testing.T) {
+	for name, in := range inners(noise(300)) {
+		if in.Between != nil || in.Flags != 0 {
+			continue
+		}
+		for what, change := range map[string]func(p []byte, transport int) []byte{
+			"nothing": func(p []byte, _ int) []byte { return p },
+			"longer":  func(p []byte, _ int) []byte { return append(p, 0, 0) },
+			"shorter": func(p []byte, _ int) []byte { return p[:len(p)-2] },
+			"a UDP length": func(p []byte, transport int) []byte {
+				if in.UDP {
+					p[transport+5]--
+				}
+				return p
+			},
+		} {
+			packets := stream(in, 200)
+			transport, _ := checksumField(packets[1].packet)
+			packets[1].packet = change(packets[1].packet, transport)
+			packets[1].vouched = true
+			want := 2
+			if what == "nothing" || what == "a UDP length" && !in.UDP {
+				want = 1
+			}
+			if r := check(t, tun.OffloadAll, packets); len(r.writes) != want {
+				t.Errorf("%s, %s: %d writes, want %d", name, what, len(r.writes), want)
 			}
 		}
 	}

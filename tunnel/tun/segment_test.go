@@ -152,6 +152,33 @@ func TestPaddedSegments(t *testing.T) {
 	}
 }
 
+// What was padded last is forgotten with its packet.
+func TestSegmenterForgetsPadding(t *testing.T) {
+	var s tun.Segmenter
+	for range 2 {
+		h, p := inners(noise(3000))["tcp4"].Super(1000)
+		want, err := tuntest.Segment(h, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Reset(h, p, false); err != nil {
+			t.Fatal(err)
+		}
+		first := s.Next()
+		if !bytes.Equal(first, want[0]) {
+			t.Error("the first segment is another")
+		}
+		s.Pad(first, 16)
+	}
+	h, p := inners(noise(40))["udp6"].Super(40)
+	h.GSO = tun.GSONone
+	whole := bytes.Clone(p)
+	tuntest.Finish(whole, 40)
+	if err := s.Reset(h, p, false); err != nil || !bytes.Equal(s.Next(), whole) || !bytes.Equal(p, whole) {
+		t.Error("the packet after a padded one is another")
+	}
+}
+
 func TestSegmentsOfPacketsThatAreNoSuperPackets(t *testing.T) {
 	var s tun.Segmenter
 	for name, in := range inners(noise(99)) {
