@@ -341,7 +341,7 @@ func BenchmarkWatch(b *testing.B) {
 	for name, flows := range map[string]int{"one flow": 1, "1000 flows": 1000} {
 		b.Run(name, func(b *testing.B) {
 			p := &peer{}
-			p.sojourn.Store(&[]histogram{{}})
+			p.sojourn.Store(&[]sharedHistogram{{}})
 			x := &transmitter{now: 1}
 			packets := make([]packet, flows)
 			h := flowhash.NewHasher([16]byte{})
