@@ -8,9 +8,9 @@ import (
 
 // watch is what a transmitter notes of the packets that pass, for people to look
 // at. Whoever reads or writes holds mu: the transmitter takes it twice a batch,
-// once to fill the queue and once to empty it, so that a packet costs no atomic
-// operation; the reader has it for as long as a copy takes, microseconds. The
-// transmitter takes a peer's locks while it has it, never the other way round.
+// once to fill the queue and once to empty it; the reader has it for as long as a
+// copy takes, microseconds, and once for each transmitter. The transmitter takes a
+// peer's locks while it has it, never the other way round.
 type watch struct {
 	mu      sync.Mutex
 	sojourn histogram
