@@ -23,6 +23,10 @@ const (
 // about 190 kB, and no pointers: a flow that is new replaces the one that has
 // been still for longest of the four that share its place.
 type flowTable struct {
+	// sparse is how many bytes a flow may have in the queue and still be
+	// sparse: one turn's worth, so that it never waits for a second turn of
+	// the others.
+	sparse  int
 	hashes  [flowSets * flowWays]uint64 // of the entries, next to each other: one cache line for a look-up
 	entries [flowSets * flowWays]flowEntry
 }
@@ -53,7 +57,7 @@ func (t *flowTable) enqueued(now int64, pkt *packet, key *flowhash.Key) {
 	e.seen = now
 	e.waiting += int(pkt.datagrams())
 	e.backlog += pkt.n
-	if e.backlog > sparseBelow {
+	if e.backlog > t.sparse {
 		e.bulk = now
 	}
 }

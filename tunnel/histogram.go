@@ -1,6 +1,9 @@
 package tunnel
 
-import "time"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // histogramBounds are the upper ends of a histogram's buckets in nanoseconds:
 // 1, 2, 5 from ten microseconds, less than a packet takes on any line, to ten
@@ -11,21 +14,28 @@ var histogramBounds = [...]int64{
 	1e9, 2e9, 5e9, 10e9,
 }
 
-// histogram counts times. It has a fixed size and no locks: whoever has one says
-// who may touch it. The zero histogram is empty.
-type histogram struct {
-	buckets [len(histogramBounds) + 1]uint64
-	sum     uint64 // ns
-}
+const histogramBuckets = len(histogramBounds) + 1
 
-// observe counts a time in nanoseconds. The scan is short: most times are, and
-// the bounds are next to each other in memory.
-func (h *histogram) observe(ns int64) {
+// bucketOf gives the bucket of a time in nanoseconds. The scan is short: most
+// times are, and the bounds are next to each other in memory.
+func bucketOf(ns int64) int {
 	i := 0
 	for i < len(histogramBounds) && ns > histogramBounds[i] {
 		i++
 	}
-	h.buckets[i]++
+	return i
+}
+
+// histogram counts times. It has a fixed size and one owner. The zero histogram
+// is empty.
+type histogram struct {
+	buckets [histogramBuckets]uint64
+	sum     uint64 // ns
+}
+
+// observe counts a time in nanoseconds.
+func (h *histogram) observe(ns int64) {
+	h.buckets[bucketOf(ns)]++
 	h.sum += uint64(max(ns, 0))
 }
 
@@ -35,6 +45,26 @@ func (h *histogram) add(o *histogram) {
 		h.buckets[i] += n
 	}
 	h.sum += o.sum
+}
+
+// sharedHistogram is one that others may read while it counts.
+type sharedHistogram struct {
+	buckets [histogramBuckets]atomic.Uint64
+	sum     atomic.Uint64
+}
+
+// observe counts a time in nanoseconds.
+func (h *sharedHistogram) observe(ns int64) {
+	h.buckets[bucketOf(ns)].Add(1)
+	h.sum.Add(uint64(max(ns, 0)))
+}
+
+// addTo adds everything to a sum.
+func (h *sharedHistogram) addTo(sum *histogram) {
+	for i := range h.buckets {
+		sum.buckets[i] += h.buckets[i].Load()
+	}
+	sum.sum += h.sum.Load()
 }
 
 // status gives nil if nothing was counted.

@@ -67,6 +67,19 @@ func TestHistogramCumulative(t *testing.T) {
 	}
 }
 
+// Both kinds count alike.
+func TestSharedHistogram(t *testing.T) {
+	var shared sharedHistogram
+	var own, got histogram
+	for ns := int64(-1); ns < 1e11; ns = ns*3 + 5 {
+		shared.observe(ns)
+		own.observe(ns)
+	}
+	if shared.addTo(&got); got != own {
+		t.Errorf("%+v, want %+v", got, own)
+	}
+}
+
 func TestEmptyHistogramIsNotShown(t *testing.T) {
 	if s := new(histogram).status(); s != nil {
 		t.Errorf("%+v", s)

@@ -33,8 +33,8 @@ type peer struct {
 	tx, rx    traffic
 	arrivals  arrivalTable
 	drops     drops
-	sojourn   atomic.Pointer[[]histogram] // of its packets in the queue, by transmitter and behind its watch; nil = none was sent
-	anomalies [4][4]atomic.Uint64         // RFC 6040's odd pairs: inner, outer
+	sojourn   atomic.Pointer[[]sharedHistogram] // of its packets in the queue, by transmitter; nil = none was sent
+	anomalies [4][4]atomic.Uint64               // RFC 6040's odd pairs: inner, outer
 
 	sentBatch  []uint64 // by transmitter: number of its last batch with data
 	heardBatch []uint64 // by receiver, likewise

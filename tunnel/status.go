@@ -199,15 +199,14 @@ func sendErrors(shared *portpool.Shared) map[string]uint64 {
 }
 
 func (p *peer) status() PeerStatus {
-	sojourn := p.sojournNow() // before mu: see watch
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := PeerStatus{
-		Sojourn:   sojourn,
 		PublicKey: p.key.String(), AllowedIPs: append([]netip.Prefix{}, p.allowed...), Keepalive: p.keepalive,
 		Version: p.version, Mode: p.spread.mode.String(), Reason: p.spread.reason,
 		Sent:     p.tx.status(),
 		Received: p.rx.status(),
+		Sojourn:  p.sojournNow(),
 		Drops:    p.drops.byName(), Anomalies: p.anomalyCounts(),
 	}
 	if p.delays != nil {

@@ -45,6 +45,7 @@ func newTransmitter(d *Device, worker int) *transmitter {
 		egress: newEgress(d.labels, transmitBatch),
 	}
 	t.queue = queue.New(d.queueConfig, t.queueDrop)
+	t.watch.flows.sparse = d.queueConfig.Quantum
 	return t
 }
 

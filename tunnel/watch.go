@@ -3,15 +3,14 @@ package tunnel
 import (
 	"sync"
 
-	"kiloport/queue"
 	"kiloport/tunnel/tun"
 )
 
 // watch is what a transmitter notes of the packets that pass, for people to look
 // at. Whoever reads or writes holds mu: the transmitter takes it twice a batch,
-// once to fill the queue and once to empty it, so that a packet costs no atomic
-// operation; the reader has it for as long as a copy takes, microseconds. The
-// transmitter takes a peer's locks while it has it, never the other way round.
+// once to fill the queue and once to empty it; the reader has it for as long as a
+// copy takes, microseconds, and once for each transmitter. The transmitter takes a
+// peer's locks while it has it, never the other way round.
 type watch struct {
 	mu      sync.Mutex
 	sojourn histogram
@@ -72,26 +71,20 @@ func (d *Device) sojournNow() *HistogramStatus {
 // data is sent to it, so that the packet path need not allocate.
 func (p *peer) keepSojourn() {
 	if p.sojourn.Load() == nil {
-		all := make([]histogram, p.device.workers)
+		all := make([]sharedHistogram, p.device.workers)
 		p.sojourn.CompareAndSwap(nil, &all)
 	}
 }
 
-// sojournNow is that of one peer. The caller does not hold the peer's mutex.
+// sojournNow is that of one peer. It takes no lock: there may be ten thousand.
 func (p *peer) sojournNow() *HistogramStatus {
 	each := p.sojourn.Load()
 	if each == nil {
 		return nil
 	}
 	var all histogram
-	for i, t := range p.device.transmit {
-		t.watch.mu.Lock()
-		all.add(&(*each)[i])
-		t.watch.mu.Unlock()
+	for i := range *each {
+		(*each)[i].addTo(&all)
 	}
 	return all.status()
 }
-
-// sparseBelow is how many bytes a flow may have in the queue and still be sparse:
-// one turn's worth, so that it never waits for a second turn of the others.
-var sparseBelow = queue.Default().Quantum

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -36,7 +38,8 @@ func (n *namespace) scrape(address string) (text string, err error) {
 func TestMetrics(t *testing.T) {
 	n := newNamespace(t)
 	name := linkName("m")
-	config := writeConfig(t, name, "[Interface]\nPrivateKey = "+privateKey+"\nListenPort = 40404\nMetrics = :9586\n[Peer]\nPublicKey = "+otherKey+"\nAllowedIPs = 10.0.0.0/8\n")
+	after := filepath.Join(t.TempDir(), "after")
+	config := writeConfig(t, name, "[Interface]\nPrivateKey = "+privateKey+"\nListenPort = 40404\nMetrics = :9586\nPostDown = ss -Hltn >"+after+"\n[Peer]\nPublicKey = "+otherKey+"\nAllowedIPs = 10.0.0.0/8\n")
 	for _, c := range []struct {
 		args   []string
 		listen string // as ss says it
@@ -65,6 +68,9 @@ func TestMetrics(t *testing.T) {
 		}
 		if sockets := n.run("ss", "-Hltn"); sockets != "" {
 			t.Errorf("%v: after down there is %q", c.args, sockets)
+		}
+		if sockets, _ := os.ReadFile(after); len(sockets) > 0 {
+			t.Errorf("%v: in PostDown there is still %q", c.args, sockets)
 		}
 	}
 }

@@ -24,8 +24,9 @@ import (
 	"kiloport/tunnel"
 )
 
-// MaxPeers is how many peers have series of their own, about sixty each.
-const MaxPeers = 1000
+// MaxPeers is how many peers have series of their own, up to 110 each: a scrape is
+// 5 MB at most.
+const MaxPeers = 500
 
 // Source is what is told of: a [tunnel.Device].
 type Source interface{ Status() tunnel.Status }
@@ -95,6 +96,13 @@ func (e emitter) gauge(d *prometheus.Desc, value float64, labels ...string) {
 
 func (e emitter) counter(d *prometheus.Desc, value uint64, labels ...string) {
 	e.to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value), labels...)
+}
+
+// peerHistogram makes a histogram if it has times.
+func (e emitter) peerHistogram(d *prometheus.Desc, h *tunnel.HistogramStatus, labels ...string) {
+	if h != nil {
+		e.histogram(d, h, labels...)
+	}
 }
 
 // histogram makes one series for each bucket; nil is a histogram without times.

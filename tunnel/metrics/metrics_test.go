@@ -156,13 +156,13 @@ func TestTenThousandPeers(t *testing.T) {
 		t.Errorf("%d peers have series, want %d", n, MaxPeers)
 	}
 	for _, want := range []string{
-		`kiloport_peers{interface="wg0"} 10000`, `kiloport_peers_left_out{interface="wg0"} 4000`, `peer="peer01998"`,
+		`kiloport_peers{interface="wg0"} 10000`, `kiloport_peers_left_out{interface="wg0"} 4500`, `peer="peer00998"`,
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %s", want)
 		}
 	}
-	if strings.Contains(text, `peer="peer02000"`) || strings.Contains(text, `peer="peer00001"`) {
+	if strings.Contains(text, `peer="peer01000"`) || strings.Contains(text, `peer="peer00001"`) {
 		t.Error("others than the first with traffic have series")
 	}
 }

@@ -55,9 +55,9 @@ func (e emitter) peer(p *tunnel.PeerStatus) {
 		e.gauge(peerLanes, float64(l.n), key, l.state)
 	}
 	e.gauge(peerFlows, float64(p.Lanes.Flows), key)
-	e.histogram(peerSojourn, p.Sojourn, key)
-	e.histogram(peerDelay, p.DelayTo, key, "to")
-	e.histogram(peerDelay, p.DelayFrom, key, "from")
+	e.peerHistogram(peerSojourn, p.Sojourn, key)
+	e.peerHistogram(peerDelay, p.DelayTo, key, "to")
+	e.peerHistogram(peerDelay, p.DelayFrom, key, "from")
 	if ms, known := roundTrip(p.LaneDetails); known {
 		e.gauge(peerRoundTrip, ms/1000, key)
 	}

@@ -340,11 +340,14 @@ func TestCursor(t *testing.T) {
 	if got := r.chosen(); got != "peer00049" {
 		t.Errorf("when its row has gone the cursor is at %q", got)
 	}
-	r.press("up")
-	r.look(many(49)) // the cursor's is the last now
-	r.press("r")
-	if got := r.chosen(); got != "peer00048" {
+	r.press("S", "S", "up", "r") // by name, reversed
+	if got := r.chosen(); got != "peer00048" || r.m.tables[0].cursor != 1 {
 		t.Errorf("the cursor did not stay on its row but is at %q", got)
+	}
+	r.press("r", "down")
+	r.update(tea.WindowSizeMsg{Width: 80, Height: 7})
+	if got := r.chosen(); got != "peer00049" {
+		t.Errorf("on a smaller screen the cursor is at %q", got)
 	}
 	r.press("/", "n", "o", "enter")
 	r.press("esc")
