@@ -255,6 +255,7 @@ func TestRekeyKeepsNormalMode(t *testing.T) {
 			keypairs[a.sending(b).keypair] = true
 		}
 		time.Sleep(time.Second)
+		synctest.Wait()
 		if got := classesOf(b.tun.received()); got[uint8(ecn.ECT1)] != 2000 || len(keypairs) < 4 || compatible > 0 {
 			t.Errorf("got %v over %d keypairs, %d datagrams not ECT(1)", got, len(keypairs), compatible)
 		}
@@ -355,6 +356,7 @@ func TestOuterDSCP(t *testing.T) {
 					a.tun.in <- a.classed(b, 1, uint64(i), c.inner<<2)
 					time.Sleep(50 * time.Millisecond)
 				}
+				synctest.Wait()
 				if got := seen[classedOuter]; len(got) != 1 || got[c.outer] != 100 {
 					t.Errorf("outer DSCPs %v, want %d", got, c.outer)
 				}
@@ -407,8 +409,11 @@ func TestReportsTellWhatArrived(t *testing.T) {
 			time.Sleep(2 * time.Second)
 		}
 		run(20 * time.Second)
+		network.mu.Lock()
 		hop, delay = 58, 17*time.Millisecond
+		network.mu.Unlock()
 		run(20 * time.Second)
+		synctest.Wait()
 
 		sent, received := laneWithData(t, a.peerStatus()).Sent, laneWithData(t, b.peerStatus()).Received
 		if sent.LaneCounts != received.LaneCounts {
