@@ -8,7 +8,10 @@
 //	receive.go   socket → open → replay window → ECN → allowed source → TUN
 //
 // and a session: handshake.go makes one, session.go holds it, hello.go agrees
-// on lanes inside it, spread.go finds out whether lanes get through.
+// on lanes inside it, spread.go finds out whether lanes get through. ecnpath.go
+// finds out whether marks do, by tests (classtest.go) and by what the peer reports
+// (reporter.go) of data in flight (ecnwatch.go); classes.go acts on it for each
+// packet.
 //
 // Who owns what: the transmitter and each receiver are one goroutine with their
 // own scratch memory; the handshaker is one goroutine that does all public-key
@@ -17,5 +20,7 @@
 // know the [Device]'s tables, not the Device.
 //
 // Limits: one TUN queue and one listen socket, hence one transmitter and one
-// receiver. A transport message carries at most 65535 bytes.
+// receiver. A transport message carries at most 65535 bytes. Between two peers of
+// one device the kernel routes, from the TUN device to the TUN device, and it is the
+// kernel that takes one off the inner hop limit.
 package tunnel

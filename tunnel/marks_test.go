@@ -1,8 +1,10 @@
 package tunnel
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -255,60 +257,70 @@ func TestRekeyKeepsNormalMode(t *testing.T) {
 			keypairs[a.sending(b).keypair] = true
 		}
 		time.Sleep(time.Second)
+		synctest.Wait()
 		if got := classesOf(b.tun.received()); got[uint8(ecn.ECT1)] != 2000 || len(keypairs) < 4 || compatible > 0 {
 			t.Errorf("got %v over %d keypairs, %d datagrams not ECT(1)", got, len(keypairs), compatible)
 		}
 	})
 }
 
-// TestFlowThatChangesItsDSCP sends one flow whose class changes half-way, and
-// back, over a path on which the lower class waits for a second: nothing is lost,
-// though more packets are overtaken than a replay window holds, and each class
-// stays in order, an assured forwarding class whatever its drop precedence.
+// TestFlowThatChangesItsDSCP sends one flow whose class changes, once or all the
+// time, over a path on which one class waits for a second, and no two lanes take the
+// same time: nothing is lost, though more packets are overtaken than a replay window
+// holds, and each class stays in order, an assured forwarding class whatever its drop
+// precedence.
 func TestFlowThatChangesItsDSCP(t *testing.T) {
 	for name, classes := range map[string][]uint8{
 		"best effort and EF":      {0, 46},
 		"AF41, AF42 and CS1":      {34, 8, 36},
 		"lower effort beside all": {1, 0, 46},
 	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				network := newMemNet()
-				a, b := pair(t, network)
-				defer b.stop()
-				defer a.stop()
-				a.tun.in <- a.udp(b, 1, 0, 100)
-				time.Sleep(3 * time.Second)
-				b.tun.received()
-				delays := map[uint8]time.Duration{ecn.PHB(classes[0]): time.Second}
-				network.setPath(func(d *memDatagram) []time.Duration {
-					return []time.Duration{10*time.Millisecond + delays[ecn.PHB(d.class>>2)]}
-				})
-				const each = 3000 // in less than a second, hence on their way together
-				for i := range each * len(classes) {
-					a.tun.in <- a.classed(b, 7, uint64(i+1), classes[i/each]<<2|2)
-					if i%30 == 0 {
-						time.Sleep(time.Millisecond)
-					}
-				}
-				time.Sleep(3 * time.Second)
-				last, got := map[uint8]uint64{}, map[uint8]int{}
-				for _, p := range b.tun.received() {
-					_, dscp, _ := ecn.Of(p)
-					_, number := parseUDP(p)
-					if phb := ecn.PHB(dscp); number <= last[phb] {
-						t.Fatalf("DSCP %d: packet %d after %d", dscp, number, last[phb])
-					}
-					last[ecn.PHB(dscp)] = number
-					got[dscp]++
-				}
-				for _, dscp := range classes {
-					if got[dscp] != each {
-						t.Errorf("DSCP %d: %d of %d arrived, drops %v", dscp, got[dscp], each, b.peerStatus().Drops)
-					}
-				}
+		for _, run := range []int{3000, 10} {
+			t.Run(fmt.Sprintf("%s, %d in a row", name, run), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { testChangingDSCP(t, classes, run) })
 			})
-		})
+		}
+	}
+}
+
+func testChangingDSCP(t *testing.T, classes []uint8, run int) {
+	network := newMemNet()
+	a, b := pair(t, network)
+	defer b.stop()
+	defer a.stop()
+	a.tun.in <- a.udp(b, 1, 0, 100)
+	time.Sleep(3 * time.Second)
+	b.tun.received()
+	slow := ecn.PHB(classes[0])
+	network.setPath(func(d *memDatagram) []time.Duration {
+		delay := time.Duration(d.from.Port()%16) * 10 * time.Millisecond
+		if ecn.PHB(d.class>>2) == slow {
+			delay += time.Second
+		}
+		return []time.Duration{delay}
+	})
+	const each = 3000 // in less than a second, hence on their way together
+	for i := range each * len(classes) {
+		a.tun.in <- a.classed(b, 7, uint64(i+1), classes[i/run%len(classes)]<<2|2)
+		if i%30 == 0 {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	time.Sleep(3 * time.Second)
+	last, got := map[uint8]uint64{}, map[uint8]int{}
+	for _, p := range b.tun.received() {
+		_, dscp, _ := ecn.Of(p)
+		_, number := parseUDP(p)
+		if phb := ecn.PHB(dscp); number <= last[phb] {
+			t.Fatalf("DSCP %d: packet %d after %d", dscp, number, last[phb])
+		}
+		last[ecn.PHB(dscp)] = number
+		got[dscp]++
+	}
+	for _, dscp := range classes {
+		if got[dscp] != each {
+			t.Errorf("DSCP %d: %d of %d arrived, drops %v", dscp, got[dscp], each, b.peerStatus().Drops)
+		}
 	}
 }
 
@@ -355,6 +367,7 @@ func TestOuterDSCP(t *testing.T) {
 					a.tun.in <- a.classed(b, 1, uint64(i), c.inner<<2)
 					time.Sleep(50 * time.Millisecond)
 				}
+				synctest.Wait()
 				if got := seen[classedOuter]; len(got) != 1 || got[c.outer] != 100 {
 					t.Errorf("outer DSCPs %v, want %d", got, c.outer)
 				}
@@ -407,8 +420,11 @@ func TestReportsTellWhatArrived(t *testing.T) {
 			time.Sleep(2 * time.Second)
 		}
 		run(20 * time.Second)
+		network.mu.Lock()
 		hop, delay = 58, 17*time.Millisecond
+		network.mu.Unlock()
 		run(20 * time.Second)
+		synctest.Wait()
 
 		sent, received := laneWithData(t, a.peerStatus()).Sent, laneWithData(t, b.peerStatus()).Received
 		if sent.LaneCounts != received.LaneCounts {
@@ -514,6 +530,36 @@ func TestReportsOfManyLanes(t *testing.T) {
 	})
 }
 
+// A peer that has moved is behind another path, with other delays.
+func TestMoveForgetsTheDelays(t *testing.T) {
+	a, b, _ := stillPair(t)
+	p := a.peer(b)
+	known := func() (sent, received int) {
+		for i := range p.reports.lanes {
+			if p.reports.lanes[i].delay.way.known {
+				sent++
+			}
+		}
+		p.arrivals.from(0, func(_ uint16, a *arrivals) bool {
+			if a.way.known {
+				received++
+			}
+			return true
+		})
+		return sent, received
+	}
+	for lane := range p.reports.lanes {
+		p.reports.lanes[lane].delay.add(1, 2, 3)
+	}
+	if sent, received := known(); sent == 0 || received == 0 {
+		t.Fatalf("%d and %d delays are known", sent, received)
+	}
+	p.roamed(a.clock.Now())
+	if sent, received := known(); sent != 0 || received != 0 {
+		t.Errorf("%d and %d delays are known after a move", sent, received)
+	}
+}
+
 // TestPeerCannotMakeUsRemember sends reports of lanes that nobody sent on.
 func TestPeerCannotMakeUsRemember(t *testing.T) {
 	a, b, _ := stillPair(t)
@@ -532,6 +578,54 @@ func TestPeerCannotMakeUsRemember(t *testing.T) {
 	}
 	if !p.reports.seen || p.drops[dropControl].Load() > 0 {
 		t.Error("the report was not taken")
+	}
+}
+
+// What RFC 6040 calls unused or dangerous is told to people, each kind at a limited
+// rate, and counted every time.
+func TestAnomaliesAreToldAtALimitedRate(t *testing.T) {
+	var log bytes.Buffer
+	a, b, _ := stillPair(t, func(c *Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+	p := b.peer(a)
+	log.Reset()
+	for range 100 {
+		p.decapsulate(a.classed(b.site, 1, 1, uint8(ecn.ECT1)), uint8(ecn.ECT0))
+		p.decapsulate(a.classed(b.site, 1, 1, uint8(ecn.NotECT)), uint8(ecn.CE))
+	}
+	for _, what := range []string{"ECT(0) outside ECT(1)", "CE outside Not-ECT"} {
+		if n := strings.Count(log.String(), what); n != 1 {
+			t.Errorf("%q was said %d times in an instant", what, n)
+		}
+	}
+	b.clock.now.Add(limitedEvery)
+	p.decapsulate(a.classed(b.site, 1, 1, uint8(ecn.NotECT)), uint8(ecn.CE))
+	if !strings.Contains(log.String(), `"left out since"=99`) {
+		t.Errorf("not said how many were left out:\n%s", log.String())
+	}
+	if got := p.anomalyCounts(); got["ECT(1)/ECT(0)"] != 100 || got["Not-ECT/CE"] != 101 {
+		t.Errorf("counted %v", got)
+	}
+}
+
+func TestMarksDoNotAllocate(t *testing.T) {
+	a, b, _ := stillPair(t)
+	p, s := b.peer(a), b.peer(a).sending.Load()
+	p.normalECN.Store(true)
+	packets := [][]byte{a.classed(b.site, 1, 1, 46<<2|2), a.classed(b.site, 1, 1, 1), a.classed(b.site, 1, 1, 0)}
+	l := rxLane{counts: p.arrivals.lane(7)}
+	sequence, sum := uint64(0), uint64(0)
+	if n := testing.AllocsPerRun(200, func() {
+		for _, packet := range packets {
+			class := p.encapsulate(s, packet)
+			sum += laneFlow(5, class)
+			l.counts.count(1e9, 100, l.ahead(sequence), class, 64)
+			p.rx.count(100, class)
+			p.decapsulate(packet, class)
+			p.decapsulate(packets[2], 3)
+			sequence++
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
 	}
 }
 
