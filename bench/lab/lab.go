@@ -269,7 +269,7 @@ func (b *bench) traffic(ctx context.Context, groups []traffic.Group) error {
 	}
 	b.put(result, groups)
 	watched.put(b.run, result.LoadFrom.Add(quiet))
-	return failed(result)
+	return errors.Join(failed(result), b.putDrops(ctx))
 }
 
 // failed names the first flow that did not run. Losses are no failure here.
