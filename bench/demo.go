@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"kiloport/bench/host"
 	"kiloport/bench/netlab"
 	"kiloport/bench/netlab/capture"
 	"kiloport/bench/netlab/traffic"
@@ -95,6 +96,7 @@ type demo struct {
 	options  demoOptions
 	out      io.Writer
 	progress io.Writer
+	reporter *host.Reporter // to progress
 	tunnel   *tunnels.Tunnel
 }
 
@@ -102,7 +104,8 @@ func runDemo(ctx context.Context, o demoOptions, out, progress io.Writer) error 
 	if err := tunnels.Supported(ctx, tunnelKiloport); err != nil {
 		return err
 	}
-	d := &demo{options: o, out: out, progress: progress}
+	d := &demo{options: o, out: out, progress: progress, reporter: host.NewReporter(progress, "demo")}
+	defer d.reporter.Close()
 	if err := d.showFlows(ctx); err != nil || !o.latency {
 		return err
 	}
@@ -213,6 +216,7 @@ func observe(ctx context.Context, t *tunnels.Tunnel, plan traffic.Plan) (*observ
 // spread shows which outer flows hundreds of inner flows take.
 func (d *demo) spread(ctx context.Context) error {
 	o, t := d.options, d.tunnel
+	d.reporter.Step(fmt.Sprintf("%d flows talk for %d s, and tell the router who they are", o.flows+demoPings, o.seconds))
 	seen, err := observe(ctx, t, flowsPlan(t, o.flows, time.Duration(o.seconds)*time.Second, demoInterval))
 	if err != nil {
 		return err
@@ -251,6 +255,7 @@ func (d *demo) peer(ctx context.Context) (*tunnels.PeerStatus, error) {
 
 // roundTrips shows throughput, and what a ping feels of it.
 func (d *demo) roundTrips(ctx context.Context, bare traffic.RTT) error {
+	d.reporter.Step(fmt.Sprintf("%d TCP flows fill the tunnel", demoBulkFlows))
 	a, b := d.tunnel.A.Site.End(), d.tunnel.B.Site.End()
 	to := d.tunnel.B.Site.Inner4(1).Addr()
 	idle, err := d.idle(ctx, a, b, to)
@@ -284,5 +289,6 @@ func describe(r traffic.RTT) string {
 }
 
 func (d *demo) line(what, format string, args ...any) {
+	d.reporter.Step("")
 	fmt.Fprintf(d.out, "  %-26s %s\n", what, fmt.Sprintf(format, args...))
 }

@@ -35,7 +35,7 @@ next timer. So
     does when there is too much, cannot be seen there. Measure that in real time:
     bench run throughput overload.
   - what else the machine does changes nothing but how long you wait. A second of
-    20 Mbit/s both ways takes two to five.
+    20 Mbit/s both ways takes one to three.
   - timers are exact, there is one processor, and links have no errors. A figure
     of 0.6 ms is the line's, not a machine's.
   - a program that waits for time to pass without sleeping stops the clock for
@@ -55,6 +55,9 @@ Traps
     their own repeat within a few percent.
   - With 4 repetitions or more on each side, bench compare says of a difference
     whether it is one. With fewer it says that it cannot be told.
+  - Hosts have an MTU of 1500 and tunnels less: the first full segments of a flow
+    are lost to the discovery of that, and sent again. So retransmits exceed what
+    the gateways dropped, by some 30, through every tunnel.
   - In real time a machine is noisy and the tunnels share it. They take turns,
     repetition by repetition: ratios within a repetition say more than figures.
 `

@@ -127,7 +127,7 @@ func (p *runProgress) state() string {
 	}
 	slices.Sort(at)
 	for _, i := range at {
-		line += fmt.Sprintf("; %s %s %.0f %%", p.plan[i].Scenario, p.plan[i].Tunnel, 100*p.running[i])
+		line += fmt.Sprintf("; %s %.0f %%", &p.plan[i], 100*p.running[i])
 	}
 	return line
 }

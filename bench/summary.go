@@ -83,7 +83,7 @@ func writeTable(w io.Writer, runs []*report.Run) {
 		fmt.Fprint(t, name, "\t")
 		for _, c := range columns {
 			if v := values[name][c.metric]; len(v) > 0 {
-				fmt.Fprintf(t, "%.2f\t", report.NewSpread(v).Median)
+				fmt.Fprint(t, report.Digits(c.metric, report.NewSpread(v).Median), "\t")
 			} else {
 				fmt.Fprint(t, "\t")
 			}

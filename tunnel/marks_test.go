@@ -619,7 +619,7 @@ func TestMarksDoNotAllocate(t *testing.T) {
 			class := p.encapsulate(s, packet)
 			sum += laneFlow(5, class)
 			l.counts.count(1e9, 100, l.ahead(sequence), class, 64)
-			p.rx.count(100, class)
+			p.rx.count(1, 100, class)
 			p.decapsulate(packet, class)
 			p.decapsulate(packets[2], 3)
 			sequence++

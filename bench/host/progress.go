@@ -109,11 +109,15 @@ func (r *Reporter) Say(format string, args ...any) {
 	fmt.Fprintf(r.to, r.what+": "+format+"\n", args...)
 }
 
-// Step names what is being done now; a name once more changes nothing.
+// Step names what is being done now; a name once more changes nothing, an empty
+// one says that it is over.
 func (r *Reporter) Step(name string) {
 	r.mu.Lock()
 	same := r.now == name
 	r.now, r.done, r.all = name, 0, 0
+	if name == "" {
+		r.clear()
+	}
 	r.mu.Unlock()
 	if !same {
 		r.show(time.Now())

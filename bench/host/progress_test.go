@@ -32,3 +32,16 @@ func TestFollow(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// TestStep shows each step once at its beginning.
+func TestStep(t *testing.T) {
+	var out strings.Builder
+	r := NewReporter(&out, "thing")
+	defer r.Close()
+	for _, step := range []string{"one", "one", "", "", "two"} {
+		r.Step(step)
+	}
+	if got := out.String(); got != "thing: 0s one\nthing: 0s two\n" {
+		t.Errorf("%q", got)
+	}
+}

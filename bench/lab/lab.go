@@ -141,18 +141,32 @@ func (e *Experiment) Run(ctx context.Context) (*report.Run, error) {
 	return run, nil
 }
 
-// describe fills in what is known before the run.
-func (e *Experiment) describe(s *Scenario) *report.Run {
-	name := s.Name
-	if s.Flows != 0 {
-		name = fmt.Sprintf("%s %d", s.Name, e.Flows)
+// String names the experiment in a few words.
+func (e *Experiment) String() string {
+	return fmt.Sprintf("%s %s", e.scenarioName(), e.tunnelLabel())
+}
+
+// scenarioName is the scenario's with what else tells its experiments apart.
+func (e *Experiment) scenarioName() string {
+	name := e.Scenario
+	if s, ok := find(e.Scenario); ok && s.Flows != 0 {
+		name = fmt.Sprintf("%s %d", name, e.Flows)
 	}
 	if e.Case != "" {
 		name += " " + e.Case
 	}
+	return name
+}
+
+func (e *Experiment) tunnelLabel() report.Tunnel {
+	return report.Tunnel{Name: e.Tunnel, Flags: e.Settings}
+}
+
+// describe fills in what is known before the run.
+func (e *Experiment) describe(s *Scenario) *report.Run {
 	run := &report.Run{
-		Scenario: name, Title: s.Title, Repetition: e.Repetition,
-		Tunnel: report.Tunnel{Name: e.Tunnel, Flags: e.Settings},
+		Scenario: e.scenarioName(), Title: s.Title, Repetition: e.Repetition,
+		Tunnel: e.tunnelLabel(),
 		Path: report.Path{
 			UpMbit: float64(e.Path.RateUp) / 1e6, DownMbit: float64(e.Path.RateDown) / 1e6,
 			Qdisc: e.Path.Qdisc.String(), RTTMs: milliseconds(e.Path.RTT),
@@ -269,7 +283,7 @@ func (b *bench) traffic(ctx context.Context, groups []traffic.Group) error {
 	}
 	b.put(result, groups)
 	watched.put(b.run, result.LoadFrom.Add(quiet))
-	return failed(result)
+	return errors.Join(failed(result), b.putDrops(ctx))
 }
 
 // failed names the first flow that did not run. Losses are no failure here.

@@ -117,15 +117,19 @@ func goodput(f *traffic.Flow, direction string, number int, dscp string) report.
 
 // congestion sums up what the senders know.
 func (b *bench) congestion(r *traffic.Result, groups []traffic.Group) {
-	var again, delivered, marked uint32
+	var again, twice, overtaken, delivered, marked uint32
 	for i := range r.Flows {
 		if t := r.Flows[i].TCP; t != nil && groups[r.Flows[i].Group].Kind == traffic.TCPBulk {
 			again += t.Retransmits
+			twice += t.Duplicates
+			overtaken += t.Reorderings
 			delivered += t.Delivered
 			marked += t.DeliveredCE
 		}
 	}
 	b.run.Metrics["retransmits_count"] = float64(again)
+	b.run.Metrics["retransmits_for_nothing_count"] = float64(twice)
+	b.run.Metrics["reorderings_count"] = float64(overtaken)
 	b.run.Metrics["segments_delivered_count"] = float64(delivered)
 	b.run.Metrics["segments_delivered_ce_count"] = float64(marked)
 }

@@ -35,42 +35,50 @@ type Scenario struct {
 	lasts func(e *Experiment) time.Duration
 }
 
+// What most scenarios need: a load that leaves 200 probes after the warm-up, and as
+// many repetitions as it takes to tell a difference from chance (report.Compare).
+// Four tunnels then take two minutes on two processors.
+const (
+	usualLoad        = 6 * time.Second
+	usualRepetitions = 4
+)
+
 // Scenarios are all that can be run.
 var Scenarios = []Scenario{
 	{
 		Name: "rrul_be", Title: "4 TCP flows each way, a UDP probe every 20 ms and a ping",
-		Load: 15 * time.Second, Repetitions: 5,
+		Load: usualLoad, Repetitions: usualRepetitions,
 		groups: func(b *bench) []traffic.Group { return append(b.probes(), b.bulk(4, 0)...) },
 	},
 	{
 		Name: "upload", Title: "4 TCP flows up, none down: what the headers leave of the rate",
-		Load: 10 * time.Second, Repetitions: 3,
+		Load: usualLoad, Repetitions: usualRepetitions,
 		groups: func(b *bench) []traffic.Group { return append(b.probes(), b.bulk(4, 0)[0]) },
 	},
 	{
 		Name: "rrul", Title: "flent's rrul: 4 TCP flows each way and probes in CS0, CS1, CS5 and EF",
-		Load: 15 * time.Second, Repetitions: 3, groups: rrul,
+		Load: usualLoad, Repetitions: usualRepetitions, groups: rrul,
 	},
 	{
 		Name: "sparse", Title: "one TCP flow each way against flows like DNS, SSH and VoIP",
-		Load: 15 * time.Second, Repetitions: 3, groups: sparse,
+		Load: usualLoad, Repetitions: usualRepetitions, groups: sparse,
 	},
 	{
 		Name: "web", Title: "rrul_be with somebody who browses: 100 kB on a new connection every second",
-		Load: 15 * time.Second, Repetitions: 3, groups: web,
+		Load: usualLoad, Repetitions: usualRepetitions, groups: web,
 	},
 	{
 		Name: "ecn", Title: "4 TCP flows each way with ECN through gateways that mark",
-		Load: 15 * time.Second, Repetitions: 3, ECN: true,
+		Load: usualLoad, Repetitions: usualRepetitions, ECN: true,
 		groups: func(b *bench) []traffic.Group { return append(b.probes(), b.bulk(4, 0)...) },
 	},
 	{
 		Name: "l4s", Title: "2 DCTCP flows each way through gateways with ce_threshold 1 ms",
-		Load: 10 * time.Second, Repetitions: 3, ECN: true, CEThreshold: time.Millisecond, groups: l4s,
+		Load: usualLoad, Repetitions: usualRepetitions, ECN: true, CEThreshold: time.Millisecond, groups: l4s,
 	},
 	{
 		Name: "flows", Title: "many flows: how many have a gateway queue of their own",
-		Load: 8 * time.Second, Repetitions: 3, Flows: 100, custom: manyFlows, lasts: manyFlowsLast,
+		Load: usualLoad, Repetitions: usualRepetitions, Flows: 100, custom: manyFlows, lasts: manyFlowsLast,
 	},
 	{
 		Name: "throughput", Title: "as much as gets through, and what it costs: TCP flows and UDP floods, in real time",

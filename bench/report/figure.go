@@ -135,14 +135,38 @@ func (f *Figure) drawHead(c draw.Canvas) draw.Canvas {
 		text  string
 		style draw.TextStyle
 	}{{f.Title, bold(titleSize, ink)}, {f.Subtitle, sans(textSize, muted)}} {
-		if line.text == "" {
-			continue
-		}
 		line.style.YAlign = draw.YTop
-		c.FillText(line.style, vg.Point{X: c.Min.X, Y: c.Max.Y}, line.text)
-		c = draw.Crop(c, 0, 0, 0, -(line.style.Height(line.text) + lineGap))
+		for _, text := range wrap(line.text, line.style, c.Max.X-c.Min.X) {
+			c.FillText(line.style, vg.Point{X: c.Min.X, Y: c.Max.Y}, text)
+			c = draw.Crop(c, 0, 0, 0, -(line.style.Height(text) + lineGap))
+		}
 	}
 	return draw.Crop(c, 0, 0, 0, -headGap)
+}
+
+// wider is how much wider than here a text may come out where it is shown: not
+// every machine has the letters of Arial.
+const wider = 1.17
+
+// widthOf is the width that a text may need.
+func widthOf(text string, style draw.TextStyle) vg.Length { return wider * style.Width(text) }
+
+// wrap breaks a text between words into lines of at most a width, none if it is
+// empty.
+func wrap(text string, style draw.TextStyle, width vg.Length) (lines []string) {
+	line := ""
+	for _, word := range strings.Fields(text) {
+		longer := strings.TrimSpace(line + " " + word)
+		if line != "" && widthOf(longer, style) > width {
+			lines = append(lines, line)
+			longer = word
+		}
+		line = longer
+	}
+	if line != "" {
+		lines = append(lines, line)
+	}
+	return lines
 }
 
 // drawLegend draws the legend in as many lines as it needs, and returns what is
@@ -160,7 +184,7 @@ func (f *Figure) drawLegend(c draw.Canvas) draw.Canvas {
 		if e.glyph.Shape != nil {
 			mark = 10
 		}
-		width := mark + lineGap + style.Width(e.text)
+		width := mark + lineGap + widthOf(e.text, style)
 		if x > c.Min.X && x+width > c.Max.X {
 			x, y = c.Min.X, y-line
 		}

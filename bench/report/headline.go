@@ -94,11 +94,19 @@ func headline(s *section, looks map[string]look) (*Figure, error) {
 	return &Figure{
 		Name:     "headline",
 		Title:    "What a sparse flow feels while the line is full",
-		Subtitle: s.conditions() + fmt.Sprintf("; up to %d runs each", most),
+		Subtitle: s.conditions() + "; " + repetitions(most),
 		width:    720, height: rowHeight*vg.Length(len(cells)) + 130,
 		panels: []*plot.Plot{p},
 		legend: stripLegend(),
 	}, nil
+}
+
+// repetitions tells how many runs there are of each tunnel.
+func repetitions(most int) string {
+	if most == 1 {
+		return "one run each"
+	}
+	return fmt.Sprintf("up to %d runs each", most)
 }
 
 // conditions say under what the section was measured.
@@ -189,8 +197,8 @@ func (s strip) drawLabels(c draw.Canvas, at func(float64) vg.Length, y vg.Length
 	worst := sans(textSize-1, muted)
 	worst.XAlign, worst.YAlign = draw.XCenter, draw.YBottom
 	text := "worst " + milliseconds.signed(s.worst)
-	x := max(at(s.worst), at(s.median)+(style.Width(label)+worst.Width(text))/2+6)
-	x = min(x, c.Max.X+margin-worst.Width(text)/2)
+	x := max(at(s.worst), at(s.median)+(widthOf(label, style)+widthOf(text, worst))/2+6)
+	x = min(x, c.Max.X+margin-widthOf(text, worst)/2)
 	c.FillText(worst, vg.Point{X: x, Y: y + 8}, text)
 }
 

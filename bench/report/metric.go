@@ -87,6 +87,9 @@ func (k figureKind) digits(x float64) string {
 	return digits(x)
 }
 
+// Digits prints a figure of a metric as the page does, without its unit.
+func Digits(metric string, x float64) string { return kindOf(metric).digits(x) }
+
 // title is the label with the unit.
 func (k figureKind) title() string {
 	if k.unit == "" {

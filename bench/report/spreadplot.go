@@ -36,7 +36,8 @@ func pageLoads(s *section, looks map[string]look) *Figure {
 	if low > high {
 		return nil
 	}
-	f := cumulated(s, looks, max(low/1.3, axisLeast), high*1.3, (*cell).pages)
+	low, high = labelled(max(low, axisLeast), high)
+	f := cumulated(s, looks, low, high, (*cell).pages)
 	f.Title = "How long pages took, cumulated"
 	f.panels[0].X.Label.Text, f.panels[0].Y.Label.Text = "from the first packet to the last byte (ms, logarithmic)", "% of the pages that came"
 	return f

@@ -45,3 +45,32 @@ func TestManyFlowsAreNotDrawn(t *testing.T) {
 		t.Errorf("legends of %d and %d entries", len(few.legend), len(many.legend))
 	}
 }
+
+func TestLabelled(t *testing.T) {
+	for _, test := range [][4]float64{{240, 340, 200, 500}, {0.7, 90, 0.5, 100}, {2, 5, 2, 5}, {11, 12, 10, 20}} {
+		low, high := labelled(test[0], test[1])
+		if math.Abs(low/test[2]-1) > 1e-9 || math.Abs(high/test[3]-1) > 1e-9 {
+			t.Errorf("%v to %v: %v to %v", test[0], test[1], low, high)
+		}
+	}
+}
+
+func TestWrap(t *testing.T) {
+	style := sans(textSize, ink)
+	text := "4 TCP flows each way; 20/20 Mbit/s, fq_codel, 20 ms"
+	if got := wrap(text, style, 10*widthOf(text, style)); len(got) != 1 || got[0] != text {
+		t.Errorf("%q", got)
+	}
+	lines := wrap(text, style, widthOf(text, style)/2)
+	if len(lines) < 2 || strings.Join(lines, " ") != text {
+		t.Errorf("%q", lines)
+	}
+	for _, line := range lines {
+		if widthOf(line, style) > widthOf(text, style)/2 {
+			t.Errorf("%q is too long", line)
+		}
+	}
+	if got := wrap("", style, 100); len(got) != 0 {
+		t.Errorf("of nothing: %q", got)
+	}
+}

@@ -148,6 +148,24 @@ func logAxis(axis *plot.Axis, low, high float64) {
 	axis.Tick.Marker = decades{}
 }
 
+// labelled widens a part of a logarithmic axis to values that decades labels.
+func labelled(low, high float64) (float64, float64) {
+	steps := []float64{1, 2, 5}
+	from, to := 0.0, math.Inf(1)
+	for exp := math.Floor(math.Log10(low)) - 1; exp <= math.Ceil(math.Log10(high))+1; exp++ {
+		for _, step := range steps {
+			x := step * math.Pow(10, exp)
+			if x <= low {
+				from = max(from, x)
+			}
+			if x >= high {
+				to = min(to, x)
+			}
+		}
+	}
+	return from, to
+}
+
 // logTo gives the place of a value on an axis made by logAxis; what lies
 // outside of the axis is at its end.
 func logTo(axis *plot.Axis, to func(float64) vg.Length) func(float64) vg.Length {

@@ -19,7 +19,13 @@ type Status struct {
 		Limit int `json:"limit"` // source ports that can be had
 		Open  int `json:"open"`
 	} `json:"pool"`
+	Queue struct {
+		Marked uint64 `json:"marked"` // packets, by its own CoDel
+	} `json:"queue"`
 	Peers []PeerStatus `json:"peers"`
+	// Drops are datagrams of no peer, by reason, SendErrors by errno.
+	Drops      map[string]uint64 `json:"drops"`
+	SendErrors map[string]uint64 `json:"send_errors"`
 }
 
 // PeerStatus is one peer of a [Status].

@@ -18,6 +18,10 @@ type TCPInfo struct {
 	// connection was opened: sent again, acknowledged, acknowledged with a
 	// congestion mark (ECN).
 	Retransmits, Delivered, DeliveredCE uint32
+	// Duplicates counts segments that were sent again for nothing, as the
+	// receiver said (DSACK, RFC 2883), Reorderings how often segments were seen
+	// to have overtaken each other.
+	Duplicates, Reorderings uint32
 	// RTT is the smoothed round-trip time, MinRTT the least of late.
 	RTT, MinRTT time.Duration
 	// Cwnd is the congestion window in segments.
@@ -38,6 +42,7 @@ func tcpInfo(conn *net.TCPConn) *TCPInfo {
 		}
 		t = &TCPInfo{
 			Congestion: name, Retransmits: info.Total_retrans, Delivered: info.Delivered, DeliveredCE: info.Delivered_ce,
+			Duplicates: info.Dsack_dups, Reorderings: info.Reord_seen,
 			RTT: microseconds(info.Rtt), MinRTT: microseconds(info.Min_rtt), Cwnd: info.Snd_cwnd,
 		}
 		return nil
