@@ -237,7 +237,8 @@ func TestTCPOverTheWire(t *testing.T) {
 			w.finish()
 			t.Logf("%d packets in %d reads and %d writes", w.packets.Load(), w.reads.Load(), w.writes.Load())
 			tso := c.ends[0].Has(tun.OffloadTSO) && c.ends[1].Has(tun.OffloadTSO)
-			if tso && (w.reads.Load()*3 > w.packets.Load() || w.writes.Load()*3 > w.packets.Load()) {
+			// How much is saved depends on how busy the machine is.
+			if most := w.packets.Load() * 3 / 4; tso && (w.reads.Load() > most || w.writes.Load() > most) {
 				t.Errorf("%d packets in %d reads and %d writes: nothing was saved", w.packets.Load(), w.reads.Load(), w.writes.Load())
 			}
 		})
