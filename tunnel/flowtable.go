@@ -55,8 +55,8 @@ func (t *flowTable) enqueued(now int64, pkt *packet, key *flowhash.Key) {
 	pkt.note.slot = t.find(pkt, key)
 	e := &t.entries[pkt.note.slot]
 	e.seen = now
-	e.waiting += int(pkt.datagrams())
-	e.backlog += pkt.n
+	e.waiting += int(pkt.note.packets)
+	e.backlog += int(pkt.note.bytes)
 	if e.backlog > t.sparse {
 		e.bulk = now
 	}
@@ -92,9 +92,9 @@ func (t *flowTable) of(pkt *packet) *flowEntry {
 
 // left counts a packet that is no longer in the queue. A flow that lost its place
 // and got one again may have had packets in the queue before.
-func (e *flowEntry) left(pkt *packet) {
-	e.waiting = max(e.waiting-int(pkt.datagrams()), 0)
-	e.backlog = max(e.backlog-pkt.n, 0)
+func (e *flowEntry) left(n *note) {
+	e.waiting = max(e.waiting-int(n.packets), 0)
+	e.backlog = max(e.backlog-int(n.bytes), 0)
 }
 
 func (t *flowTable) dequeued(now, sojourn int64, pkt *packet) {
@@ -102,24 +102,23 @@ func (t *flowTable) dequeued(now, sojourn int64, pkt *packet) {
 	if e == nil {
 		return
 	}
-	e.left(pkt)
+	e.left(&pkt.note)
 	if e.packets == 0 {
 		e.sojourn = sojourn
 	}
 	e.sojourn += (sojourn - e.sojourn) / 8
 	e.worst = max(e.worst, sojourn)
-	n := pkt.datagrams()
-	e.packets += n
-	e.bytes += uint64(pkt.n)
+	e.packets += uint64(pkt.note.packets)
+	e.bytes += uint64(pkt.note.bytes)
 	if pkt.note.marked {
-		e.marks += n
+		e.marks += uint64(pkt.note.packets)
 	}
 }
 
 func (t *flowTable) dropped(pkt *packet) {
 	if e := t.of(pkt); e != nil {
-		e.left(pkt)
-		e.drops += pkt.datagrams()
+		e.left(&pkt.note)
+		e.drops += uint64(pkt.note.packets)
 	}
 }
 

@@ -17,20 +17,23 @@ type watch struct {
 	flows   flowTable
 }
 
-// note is what a packet takes through the queue for the watch.
+// note is what a packet takes through the queue for the watch: how it was when it
+// came, whatever becomes of it there.
 type note struct {
-	since  int64  // when it came into the queue
-	slot   uint16 // of its flow
-	marked bool   // by our CoDel
+	since   int64  // when it came into the queue
+	bytes   int32  // how long it was,
+	packets uint16 // and how many datagrams
+	slot    uint16 // of its flow
+	marked  bool   // by our CoDel
 }
 
 // enqueued notes a packet on its way into the queue.
 func (t *transmitter) enqueued(pkt *packet) {
-	pkt.note = note{since: t.now}
+	pkt.note = note{since: t.now, bytes: int32(pkt.n), packets: pkt.datagrams()}
 	t.watch.flows.enqueued(t.now, pkt, &t.flow.Key)
 }
 
-// dequeued notes a packet that has left the queue to be sent.
+// dequeued notes a packet that has left the queue to be sent. It is told each once.
 func (t *transmitter) dequeued(pkt *packet) {
 	sojourn := max(t.now-pkt.note.since, 0)
 	t.watch.sojourn.observe(sojourn)
@@ -48,12 +51,12 @@ func (t *transmitter) onLane(pkt *packet, lane uint16) { t.watch.flows.onLane(pk
 
 // datagrams is about how many packets a super-packet is cut into: the kernel's
 // word on the length of its headers may be too high.
-func (p *packet) datagrams() uint64 {
+func (p *packet) datagrams() uint16 {
 	if p.header.GSO == tun.GSONone || p.header.SegmentSize == 0 {
 		return 1
 	}
 	payload, size := max(p.n-int(p.header.HeaderLen), 1), int(p.header.SegmentSize)
-	return uint64((payload + size - 1) / size)
+	return uint16((payload + size - 1) / size)
 }
 
 // sojournNow sums up how long packets waited, over all transmitters.

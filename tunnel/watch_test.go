@@ -146,7 +146,7 @@ func TestMoreFlowsThanPlaces(t *testing.T) {
 			t.Fatal(err)
 		}
 		h := flowhash.NewHasher([16]byte{1})
-		return &packet{n: 100, hash: h.Hash(&f.Key), peer: p}, &f.Key
+		return &packet{n: 100, hash: h.Hash(&f.Key), peer: p, note: note{bytes: 100, packets: 1}}, &f.Key
 	}
 	for round := range 2 {
 		for i := range flows {
@@ -177,7 +177,7 @@ func TestFlowsOfAnotherPeer(t *testing.T) {
 	var table flowTable
 	one, two := &peer{key: noise.PublicKey{1}}, &peer{key: noise.PublicKey{2}}
 	for now, p := range []*peer{one, two, one} {
-		pkt := &packet{n: 100, hash: 7, peer: p}
+		pkt := &packet{n: 100, hash: 7, peer: p, note: note{bytes: 100, packets: 1}}
 		table.enqueued(int64(now+1), pkt, new(flowhash.Key))
 		table.dequeued(int64(now+1), 0, pkt)
 	}
@@ -210,7 +210,7 @@ func TestSuperPacketsCountAsTheirSegments(t *testing.T) {
 	for _, c := range []struct {
 		header tun.Header
 		n      int
-		want   uint64
+		want   uint16
 	}{
 		{tun.Header{}, 1420, 1},
 		{tun.Header{GSO: tun.GSOTCP6, HeaderLen: 60, SegmentSize: 1360}, 60 + 1360*3, 3},
