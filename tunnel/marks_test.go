@@ -60,53 +60,73 @@ func classesOf(packets [][]byte) map[uint8]int {
 // such under traffic. Each end sees what the path does, says it, and acts.
 func TestPathsThatMeddle(t *testing.T) {
 	for _, c := range paths {
-		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				network := newMemNet()
-				a, b := pair(t, network)
-				defer b.stop()
-				defer a.stop()
-				network.through(b, c.path)
-				exchange := func(d time.Duration) (sent int) {
-					for start := time.Now(); time.Since(start) < d; time.Sleep(5 * time.Millisecond) {
-						sent++
-						a.tun.in <- a.classed(b, 1, uint64(sent), uint8(ecn.ECT0))
-						b.tun.in <- b.classed(a, 1, uint64(sent), uint8(ecn.ECT0))
+		for _, later := range []bool{false, true} {
+			if later && unnoticed[c.name] {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s, later %v", c.name, later), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					network := newMemNet()
+					a, b := pair(t, network)
+					defer b.stop()
+					defer a.stop()
+					if later {
+						network.through(b, clean)
+						exchangeECT(a, b, 5*time.Second)
+						if s := a.peerStatus(); s.ECN != "normal" || s.Sent.ECT0 < 100 {
+							t.Fatalf("mode %s (%s), sent %+v", s.ECN, s.ECNReason, s.Sent)
+						}
 					}
-					return sent
-				}
-				sent := exchange(5 * time.Second)
-				time.Sleep(time.Second)
-				to, back := a.peerStatus(), b.peerStatus()
-				if (to.ECN == "normal") != c.normal || !strings.Contains(to.ECNReason, c.reason) {
-					t.Errorf("a sends in mode %s (%s)", to.ECN, to.ECNReason)
-				}
-				if back.ECN != "normal" {
-					t.Errorf("b sends in mode %s (%s) over a clean path", back.ECN, back.ECNReason)
-				}
-				found := *c.found.status(c.normal)
-				if got := *to.PathTo; got.ECT0 != found.ECT0 || got.ECT1 != found.ECT1 || got.CE != found.CE || got.NotECT != found.NotECT {
-					t.Errorf("a found %+v, want %+v", got, found)
-				}
-				if diff := cmp.Diff(&found, back.PathFrom); diff != "" {
-					t.Errorf("what b heard from a: %s", diff)
-				}
-				if to.PathFrom == nil || to.PathFrom.ECT0 != "passes" || to.PathFrom.Mode != "normal" {
-					t.Errorf("a heard %+v from b", to.PathFrom)
-				}
-				ignored := back.MarksIgnored
-				if ignored != (c.found[ecn.NotECT] == verdictMarked) {
-					t.Errorf("marks ignored: %v", ignored)
-				}
-				got := classesOf(b.tun.received())
-				if lost := sent - got[0] - got[1] - got[2] - got[3]; lost != 0 {
-					t.Errorf("%d of %d packets were lost: %v", lost, sent, back.Drops)
-				}
-				if got[uint8(ecn.ECT0)] < sent/2 { // until "marks all" is known, it does
-					t.Errorf("b got %v of %d packets sent ECT(0)", got, sent)
-				}
+					network.through(b, c.path)
+					exchangeECT(a, b, 10*time.Second)
+					checkPath(t, a, b, c.found, c.normal, c.reason)
+
+					// From now on all is as over a clean path.
+					b.tun.received()
+					sent := exchangeECT(a, b, time.Second)
+					if got := classesOf(b.tun.received()); got[uint8(ecn.ECT0)] != sent || len(got) != 1 {
+						t.Errorf("b got %v of %d packets sent ECT(0), drops %v", got, sent, b.peerStatus().Drops)
+					}
+				})
 			})
-		})
+		}
+	}
+}
+
+// exchangeECT sends ECT(0) both ways for d and lets it arrive.
+func exchangeECT(a, b *site, d time.Duration) (sent int) {
+	for start := time.Now(); time.Since(start) < d; time.Sleep(5 * time.Millisecond) {
+		sent++
+		a.tun.in <- a.classed(b, 1, uint64(sent), uint8(ecn.ECT0))
+		b.tun.in <- b.classed(a, 1, uint64(sent), uint8(ecn.ECT0))
+	}
+	time.Sleep(500 * time.Millisecond)
+	return sent
+}
+
+// checkPath wants both ends to know what the path from a to b does, and that the
+// way back is clean.
+func checkPath(t *testing.T, a, b *site, found verdicts, normal bool, reason string) {
+	t.Helper()
+	to, back := a.peerStatus(), b.peerStatus()
+	if (to.ECN == "normal") != normal || !strings.Contains(to.ECNReason, reason) {
+		t.Errorf("a sends in mode %s (%s)", to.ECN, to.ECNReason)
+	}
+	if back.ECN != "normal" {
+		t.Errorf("b sends in mode %s (%s) over a clean path", back.ECN, back.ECNReason)
+	}
+	want := *found.status(normal)
+	if got := *to.PathTo; got.ECT0 != want.ECT0 || got.ECT1 != want.ECT1 || got.CE != want.CE || got.NotECT != want.NotECT {
+		t.Errorf("a found %+v, want %+v", got, want)
+	}
+	if diff := cmp.Diff(&want, back.PathFrom); diff != "" {
+		t.Errorf("what b heard from a: %s", diff)
+	}
+	if to.PathFrom == nil || to.PathFrom.ECT0 != "passes" || to.PathFrom.Mode != "normal" {
+		t.Errorf("a heard %+v from b", to.PathFrom)
+	}
+	if back.MarksIgnored != found.blind() {
+		t.Errorf("marks ignored: %v", back.MarksIgnored)
 	}
 }
 
