@@ -178,7 +178,7 @@ func readStat(pid int) (parent int, start uint64, ok bool) {
 		return 0, 0, false
 	}
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	const stateField, parentField, startField = 0, 1, 19 // proc(5) counts from 1, two more come before
+	const stateField, parentField, startField = 0, 1, 22 - 3 // the state is field 3
 	if len(fields) <= startField || fields[stateField] == "Z" {
 		return 0, 0, false
 	}

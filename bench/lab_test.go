@@ -97,6 +97,26 @@ func TestFlowsHaveQueuesOfTheirOwn(t *testing.T) {
 	}
 }
 
+// TestPoolSizesTell: of 40 flows in 16 ports hardly one is alone, in 1024 ports
+// nearly all are, and their bulk flows share the line about as fairly as it goes.
+func TestPoolSizesTell(t *testing.T) {
+	var plan []lab.Experiment
+	for _, ports := range []string{"16", "1024"} {
+		plan = append(plan, lab.Experiment{Scenario: "flows", Tunnel: "kiloport", Settings: []string{"Ports = " + ports}, Flows: 40, Load: 4 * time.Second})
+	}
+	runs := labRuns(t, plan)
+	few, many := runs[0].Metrics, runs[1].Metrics
+	if few[report.MetricFlowsAlone] > 40 || few[report.MetricOuterFlows] > 16 {
+		t.Errorf("16 ports: %v %% are alone, %v outer flows", few[report.MetricFlowsAlone], few[report.MetricOuterFlows])
+	}
+	if many[report.MetricFlowsAlone] < 80 || many[report.MetricOuterFlows] != 40 || many[report.MetricJainUp] < 0.9 {
+		t.Errorf("1024 ports: %v %% are alone, %v outer flows, Jain's index %v", many[report.MetricFlowsAlone], many[report.MetricOuterFlows], many[report.MetricJainUp])
+	}
+	if j := few[report.MetricJainUp]; j <= 0 || j > 1 {
+		t.Errorf("16 ports: Jain's index %v", j)
+	}
+}
+
 // TestMarksArriveInside: the gateways mark instead of dropping, and the senders
 // hear of it.
 func TestMarksArriveInside(t *testing.T) {

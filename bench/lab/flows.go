@@ -52,7 +52,7 @@ const (
 // share the bottleneck, as many of the flows as it has room for, among the others,
 // which send now and then.
 func manyFlows(ctx context.Context, b *bench) error {
-	if err := b.countAlone(ctx); err != nil || b.Flows < 2 {
+	if err := b.countAlone(ctx); err != nil || !b.sharesOut() {
 		return err
 	}
 	select {
@@ -63,10 +63,14 @@ func manyFlows(ctx context.Context, b *bench) error {
 	return b.traffic(ctx, b.fairGroups())
 }
 
+// sharesOut tells whether there is a second part: one flow shares with none, and a
+// load that is no longer than the warm-up leaves nothing to look at.
+func (e *Experiment) sharesOut() bool { return e.Flows > 1 && e.Load > warmUp }
+
 // manyFlowsLast is the time of both parts.
 func manyFlowsLast(e *Experiment) time.Duration {
 	first := max(e.Load, fewestSent*e.sparseInterval())
-	if e.Flows < 2 {
+	if !e.sharesOut() {
 		return first
 	}
 	return first + forgotten + quiet + e.Load

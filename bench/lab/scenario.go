@@ -77,7 +77,7 @@ var Scenarios = []Scenario{
 		Load: usualLoad, Repetitions: usualRepetitions, ECN: true, CEThreshold: time.Millisecond, groups: l4s,
 	},
 	{
-		Name: "flows", Title: "many flows: how many have a gateway queue of their own",
+		Name: "flows", Title: "many flows: how many have a gateway queue of their own, and how fairly TCP shares",
 		Load: usualLoad, Repetitions: usualRepetitions, Flows: 100, custom: manyFlows, lasts: manyFlowsLast,
 	},
 	{
