@@ -13,8 +13,9 @@ type Config struct {
 	// Quantum is how many bytes a flow may send in its turn, 64 to 1 MiB;
 	// one full packet is a good choice.
 	Quantum int
-	// MTU is the length of a full packet, 64 to 65536 bytes: a flow of which no
-	// more than that waits has no standing queue (RFC 8289 section 5.1).
+	// MTU is the length of a full packet, 64 to 65536 bytes: where no more than
+	// that waits, in all queues, there is no standing queue (RFC 8289 section
+	// 5.1).
 	MTU int
 	// Target is the standing delay that CoDel allows, above 0 and below
 	// Interval (RFC 8289 section 4.4).

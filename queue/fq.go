@@ -257,6 +257,11 @@ func (q *FQ[P]) emptied(from *list, at int32) {
 
 // judge lets CoDel drop from the head of a flow, and reports whether a packet is
 // left there, which is marked perhaps. It judges each packet once.
+//
+// That no more than a full packet waits is asked of all flows together, as Linux
+// does it, and not of this one (RFC 8289 section 5.1 knows one queue only). Else a
+// flow could keep its packets waiting above the target for ever, one at a time,
+// because it waits for many others; together they are a standing queue.
 func (q *FQ[P]) judge(now int64, f *flow) bool {
 	for f.head != none {
 		if f.begun {
@@ -264,7 +269,7 @@ func (q *FQ[P]) judge(now int64, f *flow) bool {
 		}
 		n := &q.nodes[f.head]
 		sojourn := now - n.since
-		if f.codel.decide(q.law, now, sojourn, f.bytes-int(n.size), q.config.MTU) == signal {
+		if f.codel.decide(q.law, now, sojourn, q.bytes-int(n.size), q.config.MTU) == signal {
 			if !q.config.ECN || !n.packet.MarkCE() {
 				p, _ := q.pop(f)
 				f.account.dropped++
