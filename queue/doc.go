@@ -1,10 +1,11 @@
 // Package queue decides which packet goes next and when, and which does not go at
 // all: FQ-CoDel (RFC 8290), flow queueing with CoDel (RFC 8289) on every flow, and
-// a shaper.
+// a shaper whose rate is given or found.
 //
 // Start at [New] and [FQ]; codel.go is the control law alone. [Shaper] paces what
 // comes out of an FQ to the rate of a link, counting by [Overhead] what the link
-// adds, and [DequeuePart] cuts super-packets where they would hold up others.
+// adds; [Autorate] finds the rate of a path that has no constant one, and
+// [DequeuePart] cuts super-packets where they would hold up others.
 //
 // Time is an argument, nanoseconds of a monotonic clock, so that a test can let an
 // hour pass in a microsecond. Everything has one owner and takes no locks.
