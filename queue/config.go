@@ -7,11 +7,16 @@ import (
 
 // Config is FQ-CoDel's parameters, RFC 8290 section 5.2. Start from [Default].
 type Config struct {
-	// Flows is the number of queues that packets are hashed into, 1 to 65536.
+	// Flows is the number of queues that packets are hashed into, 1 to 65536; of
+	// more than 8, a multiple of 8 is used.
 	Flows int
-	// Quantum is how many bytes a flow may send in its turn, 64 to 1 MiB; one
-	// full packet is a good choice.
+	// Quantum is how many bytes a flow may send in its turn, 64 to 1 MiB;
+	// one full packet is a good choice.
 	Quantum int
+	// MTU is the length of a full packet, 64 to 65536 bytes: where no more than
+	// that waits, in all queues, there is no standing queue (RFC 8289 section
+	// 5.1).
+	MTU int
 	// Target is the standing delay that CoDel allows, above 0 and below
 	// Interval (RFC 8289 section 4.4).
 	Target time.Duration
@@ -38,7 +43,7 @@ type Config struct {
 // 1514 bytes, 5 ms in 100 ms, 10240 packets, 32 MiB, with ECN.
 func Default() Config {
 	return Config{
-		Flows: 1024, Quantum: 1514,
+		Flows: 1024, Quantum: 1514, MTU: 1514,
 		Target: 5 * time.Millisecond, Interval: 100 * time.Millisecond,
 		Limit: 10240, MemoryLimit: 32 << 20,
 		ECN: true, DropBatch: 64,
@@ -54,6 +59,7 @@ func (c Config) Validate() error {
 	}{
 		{"flows", int64(c.Flows), 1, 1 << 16},
 		{"quantum", int64(c.Quantum), 64, 1 << 20},
+		{"mtu", int64(c.MTU), 64, 1 << 16},
 		{"limit", int64(c.Limit), 1, 1 << 20},
 		{"memory limit", int64(c.MemoryLimit), int64(c.Quantum), 1 << 40},
 		{"drop batch", int64(c.DropBatch), 1, 1 << 20},

@@ -37,6 +37,7 @@ type Stats struct {
 	Marked           uint64 // by CoDel
 	MarkedThreshold  uint64 // by CEThreshold
 	NewFlows         uint64 // times that a flow began with an empty queue
+	Shared           uint64 // packets that came to the queue of another flow, for want of one
 }
 
 // FQ is FQ-CoDel over packets of type P. It has one owner.
@@ -47,14 +48,19 @@ type FQ[P Packet] struct {
 	drop      func(P, DropReason)
 
 	flows  []flow
+	tags   []uint32 // of each flow, see find
+	ways   int32    // flows of a set
+	sets   uint64
 	newest list // flows that just began: they go first, once
 	oldest list
 
-	nodes []node[P] // every packet that waits, linked by index
-	free  int32     // first unused node, -1 = none
-	count int
-	bytes int
-	stats Stats
+	nodes   []node[P] // every packet that waits, linked by index
+	free    int32     // first unused node, -1 = none
+	count   int
+	active  int // flows in the round
+	bytes   int
+	stats   Stats
+	sojourn Histogram
 }
 
 const none = int32(-1)
@@ -67,14 +73,21 @@ type node[P Packet] struct {
 	next   int32
 }
 
-// flow is one queue, and where it stands in the round.
+// flow is one queue, and where it stands in the round. What every packet needs
+// comes first and fills a cache line.
 type flow struct {
 	head, tail int32 // nodes
 	next       int32 // flow after it in its list
 	active     bool  // in one of the lists
-	deficit    int   // bytes it may still send in this turn
+	bulk       bool  // it has used up a turn since it began
+	shared     bool  // since it began, flows that found no queue came to it
+	begun      bool  // a part of the packet at its head has left
+	deficit    int32 // bytes it may still send in this turn
+	packets    int32
 	bytes      int
 	codel      codel
+
+	account account
 }
 
 // list is a queue of flows.
@@ -83,9 +96,11 @@ type list struct{ head, tail int32 }
 // New makes an empty FQ. The configuration must be valid; drop is told each
 // packet that is dropped, and must not call the FQ.
 func New[P Packet](c Config, drop func(P, DropReason)) *FQ[P] {
+	ways := min(c.Flows, setWays)
 	q := &FQ[P]{
 		config: c, law: law{int64(c.Target), int64(c.Interval)}, threshold: int64(c.CEThreshold), drop: drop,
-		flows: make([]flow, c.Flows), newest: list{none, none}, oldest: list{none, none}, free: none,
+		flows: make([]flow, c.Flows), tags: make([]uint32, c.Flows), ways: int32(ways), sets: uint64(c.Flows / ways),
+		newest: list{none, none}, oldest: list{none, none}, free: none,
 	}
 	for i := range q.flows {
 		q.flows[i].head, q.flows[i].tail = none, none
@@ -102,18 +117,24 @@ func (q *FQ[P]) Bytes() int { return q.bytes }
 // Stats gives the counters.
 func (q *FQ[P]) Stats() Stats { return q.stats }
 
-// Enqueue adds a packet to the flow that hash stands for; its upper half must be
-// as random as its lower. If a limit is passed, packets at the head of the
-// fattest flow are dropped, which need not be this one.
+// Sojourn gives how long the packets waited that were dequeued. The histogram
+// goes on counting: its copy does not.
+func (q *FQ[P]) Sojourn() *Histogram { return &q.sojourn }
+
+// Enqueue adds a packet to the flow that hash stands for; both halves of that
+// must be random. If a limit is passed, packets at the head of the fattest flow
+// are dropped, which need not be this one.
 func (q *FQ[P]) Enqueue(now int64, hash uint64, p P) {
-	at := int32(hash >> 32 * uint64(len(q.flows)) >> 32)
+	at := q.find(hash)
 	f := &q.flows[at]
 	size := max(p.Len(), 1)
 	q.push(f, node[P]{packet: p, since: now, size: int32(size), next: none})
+	f.account.hash = hash
 	q.stats.Enqueued++
 	if !f.active {
-		f.active, f.deficit = true, q.config.Quantum
+		f.active, f.bulk, f.deficit = true, false, int32(q.config.Quantum)
 		q.newest.push(q.flows, at)
+		q.active++
 		q.stats.NewFlows++
 	}
 	for q.count > q.config.Limit || q.bytes > q.config.MemoryLimit {
@@ -137,28 +158,32 @@ func (q *FQ[P]) push(f *flow, n node[P]) {
 		q.nodes[f.tail].next = at
 	}
 	f.tail = at
+	f.packets++
 	f.bytes += int(n.size)
 	q.bytes += int(n.size)
 	q.count++
 }
 
 // pop takes the node at the head of a flow, which is not empty.
-func (q *FQ[P]) pop(f *flow) (p P, since int64) {
+func (q *FQ[P]) pop(f *flow) (p P, size int) {
 	at := f.head
 	n := &q.nodes[at]
 	f.head = n.next
-	f.bytes -= int(n.size)
-	q.bytes -= int(n.size)
+	f.begun = false
+	f.packets--
+	p, size = n.packet, int(n.size)
+	f.bytes -= size
+	q.bytes -= size
 	q.count--
-	p, since = n.packet, n.since
 	*n = node[P]{next: q.free}
 	q.free = at
-	return p, since
+	return p, size
 }
 
 // shed drops from the head of the fattest flow, at most half of what it has: a
 // flow that sends too much learns of it soonest there, and one look at all flows
-// is paid back by many packets (RFC 8290 section 4.1.3).
+// is paid back by many packets (RFC 8290 section 4.1.3). To CoDel these are
+// signals like its own: it goes on from there when it acts next.
 func (q *FQ[P]) shed() {
 	fattest := &q.flows[0]
 	for i := range q.flows {
@@ -169,6 +194,8 @@ func (q *FQ[P]) shed() {
 	half := fattest.bytes / 2
 	for range q.config.DropBatch {
 		p, _ := q.pop(fattest)
+		fattest.codel.count++
+		fattest.account.dropped++
 		q.stats.DroppedOverlimit++
 		q.drop(p, DropOverlimit)
 		if fattest.bytes <= half {
@@ -179,25 +206,38 @@ func (q *FQ[P]) shed() {
 
 // Dequeue gives the packet that goes next, and false if there is none.
 func (q *FQ[P]) Dequeue(now int64) (p P, ok bool) {
+	f := q.turn(now)
+	if f == nil {
+		return p, false
+	}
+	p, size := q.pop(f)
+	q.stats.Dequeued++
+	f.sent(now, size)
+	return p, true
+}
+
+// turn gives the flow that sends next, with a packet at its head that CoDel lets
+// pass, or nil if nothing waits.
+func (q *FQ[P]) turn(now int64) *flow {
 	for {
 		from := &q.newest
 		if from.head == none {
 			from = &q.oldest
 		}
-		if from.head == none {
-			return p, false
-		}
 		at := from.head
+		if at == none {
+			return nil
+		}
 		f := &q.flows[at]
 		if f.deficit <= 0 {
-			f.deficit += q.config.Quantum
+			f.deficit += int32(q.config.Quantum)
+			f.bulk = true
 			from.pop(q.flows)
 			q.oldest.push(q.flows, at)
 			continue
 		}
-		if p, ok = q.take(now, f); ok {
-			q.stats.Dequeued++
-			return p, true
+		if q.judge(now, f) {
+			return f
 		}
 		q.emptied(from, at)
 	}
@@ -211,30 +251,51 @@ func (q *FQ[P]) emptied(from *list, at int32) {
 		q.oldest.push(q.flows, at)
 		return
 	}
-	q.flows[at].active = false
+	q.flows[at].active, q.flows[at].shared = false, false
+	q.active--
 }
 
-// take gives the next packet of a flow that CoDel lets pass, marked perhaps.
-func (q *FQ[P]) take(now int64, f *flow) (p P, ok bool) {
+// judge lets CoDel drop from the head of a flow, and reports whether a packet is
+// left there, which is marked perhaps. It judges each packet once.
+//
+// That no more than a full packet waits is asked of all flows together, as Linux
+// does it, and not of this one (RFC 8289 section 5.1 knows one queue only). Else a
+// flow could keep its packets waiting above the target for ever, one at a time,
+// because it waits for many others; together they are a standing queue.
+func (q *FQ[P]) judge(now int64, f *flow) bool {
 	for f.head != none {
-		size := int(q.nodes[f.head].size)
-		p, since := q.pop(f)
-		sojourn := now - since
-		if f.codel.decide(q.law, now, sojourn, f.bytes, q.config.Quantum) == signal {
-			if !q.config.ECN || !p.MarkCE() {
+		if f.begun {
+			return true
+		}
+		n := &q.nodes[f.head]
+		sojourn := now - n.since
+		if f.codel.decide(q.law, now, sojourn, q.bytes-int(n.size), q.config.MTU) == signal {
+			if !q.config.ECN || !n.packet.MarkCE() {
+				p, _ := q.pop(f)
+				f.account.dropped++
 				q.stats.DroppedCoDel++
 				q.drop(p, DropCoDel)
 				continue
 			}
+			f.account.marked++
 			q.stats.Marked++
-		} else if q.threshold > 0 && sojourn > q.threshold && p.MarkCE() {
+		} else if q.threshold > 0 && sojourn > q.threshold && n.packet.MarkCE() {
+			f.account.marked++
 			q.stats.MarkedThreshold++
 		}
-		f.deficit -= size
-		return p, true
+		f.account.sojourn = sojourn
+		q.sojourn.Add(sojourn)
+		return true
 	}
 	f.codel.empty()
-	return p, false
+	return false
+}
+
+// sent counts bytes that a flow has sent, in its turn.
+func (f *flow) sent(now int64, size int) {
+	f.deficit -= int32(size)
+	f.account.sent += uint64(size)
+	f.account.meter.add(now, size)
 }
 
 func (l *list) push(flows []flow, at int32) {

@@ -17,16 +17,30 @@ type testPacket struct {
 	ect    bool
 	marked bool
 	sent   int64
+
+	segment int // a super-packet is made of, 0 = it is none
+	gone    int // bytes split off
 }
 
 func (p *testPacket) Len() int { return p.size }
+
+func (p *testPacket) Split(most int) (size int, left bool) {
+	segment := p.segment
+	if segment == 0 {
+		segment = p.size
+	}
+	size = min(max(most/segment, 1)*segment, p.size-p.gone)
+	p.gone += size
+	return size, p.gone < p.size
+}
+
 func (p *testPacket) MarkCE() bool {
 	p.marked = p.marked || p.ect
 	return p.ect
 }
 
 // spread puts flow numbers into different buckets.
-func spread(flow uint64) uint64 { return flow << 32 * (1 << 22) }
+func spread(flow uint64) uint64 { return flow<<54 | flow }
 
 const ms = int64(time.Millisecond)
 
@@ -324,7 +338,7 @@ func TestDefaultIsValidAndWrongValuesAreNamed(t *testing.T) {
 		t.Error(err)
 	}
 	for name, change := range map[string]func(*Config){
-		"flows": func(c *Config) { c.Flows = 0 }, "quantum": func(c *Config) { c.Quantum = 10 }, "limit": func(c *Config) { c.Limit = 0 },
+		"flows": func(c *Config) { c.Flows = 0 }, "mtu": func(c *Config) { c.MTU = 10 }, "quantum": func(c *Config) { c.Quantum = 10 }, "limit": func(c *Config) { c.Limit = 0 },
 		"memory limit": func(c *Config) { c.MemoryLimit = 100 }, "drop batch": func(c *Config) { c.DropBatch = 0 },
 		"interval": func(c *Config) { c.Interval = 0 }, "target": func(c *Config) { c.Target = c.Interval }, "ce threshold": func(c *Config) { c.CEThreshold = -1 },
 	} {
@@ -350,12 +364,13 @@ func contains(s, part string) bool {
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := Config{
-			Flows: rapid.IntRange(1, 8).Draw(t, "flows"), Quantum: rapid.IntRange(64, 3000).Draw(t, "quantum"),
+			Flows: rapid.IntRange(1, 8).Draw(t, "flows"), Quantum: rapid.IntRange(64, 3000).Draw(t, "quantum"), MTU: 1514,
 			Target: 5 * time.Millisecond, Interval: 100 * time.Millisecond,
 			Limit: rapid.IntRange(1, 60).Draw(t, "limit"), MemoryLimit: rapid.IntRange(3000, 60000).Draw(t, "memory"),
 			ECN: rapid.Bool().Draw(t, "ecn"), DropBatch: rapid.IntRange(1, 64).Draw(t, "batch"),
 		}
 		in := make(map[*testPacket]bool)
+		out := make(map[*testPacket]int) // bytes that have left in parts
 		last := make(map[uint64]int)
 		bytes := 0
 		leave := func(p *testPacket) {
@@ -363,7 +378,7 @@ func TestModel(t *testing.T) {
 				t.Fatalf("packet %d of flow %d left twice", p.number, p.flow)
 			}
 			delete(in, p)
-			bytes -= p.size
+			bytes -= p.size - out[p]
 			if p.number <= last[p.flow] {
 				t.Fatalf("flow %d: packet %d after %d", p.flow, p.number, last[p.flow])
 			}
@@ -375,10 +390,21 @@ func TestModel(t *testing.T) {
 			now += rapid.Int64Range(0, 50*ms).Draw(t, "wait")
 			if rapid.IntRange(0, 2).Draw(t, "do") > 0 {
 				number++
-				p := &testPacket{flow: rapid.Uint64Range(0, 5).Draw(t, "flow"), number: number, size: rapid.IntRange(1, 3000).Draw(t, "size"), ect: rapid.Bool().Draw(t, "ect")}
+				p := &testPacket{flow: rapid.Uint64Range(0, 5).Draw(t, "flow"), number: number, size: rapid.IntRange(1, 3000).Draw(t, "size"), ect: rapid.Bool().Draw(t, "ect"), segment: rapid.IntRange(0, 900).Draw(t, "segment")}
 				in[p] = true
 				bytes += p.size
 				q.Enqueue(now, spread(p.flow), p)
+			} else if rapid.Bool().Draw(t, "part") {
+				part, ok := DequeuePart(q, now, rapid.IntRange(1, 2000).Draw(t, "most"))
+				if !ok != (len(in) == 0) {
+					t.Fatalf("a part came: %v, although %d packets waited", ok, len(in))
+				}
+				if part.Last {
+					leave(part.Packet)
+				} else if ok {
+					bytes -= part.Size
+					out[part.Packet] += part.Size
+				}
 			} else if p, ok := q.Dequeue(now); ok {
 				leave(p)
 			} else if len(in) > 0 {
@@ -521,5 +547,42 @@ func TestWithoutECNNothingIsMarked(t *testing.T) {
 	l.run(5*time.Second, s)
 	if s.marked > 0 || l.drops[DropCoDel] == 0 {
 		t.Errorf("%d marked, %d dropped", s.marked, l.drops[DropCoDel])
+	}
+}
+
+// One full packet behind the one that leaves is no standing queue, however long it
+// waits, and whatever the quantum is; two are (RFC 8289 section 5.1).
+func TestOneFullPacketIsNoStandingQueue(t *testing.T) {
+	for behind, want := range map[int]bool{1: false, 2: true} {
+		c := Default()
+		c.Quantum = 300
+		q := New(c, func(*testPacket, DropReason) {})
+		for range behind {
+			q.Enqueue(ms, spread(1), &testPacket{flow: 1, size: 1500})
+		}
+		for now := 2 * ms; now < 2000*ms; now += 20 * ms {
+			q.Enqueue(now, spread(1), &testPacket{flow: 1, size: 1500})
+			q.Dequeue(now)
+		}
+		if got := q.Stats().DroppedCoDel > 0; got != want {
+			t.Errorf("with %d full packets behind: dropped %v, want %v", behind, got, want)
+		}
+	}
+}
+
+// A flow that lost packets to the limit has been signalled: CoDel goes on from
+// there, and does not begin with one drop in 100 ms.
+func TestOverlimitCountsForCoDel(t *testing.T) {
+	c := Default()
+	c.Limit = 400
+	q := New(c, func(*testPacket, DropReason) {})
+	for i := range 2000 {
+		q.Enqueue(ms+int64(i), spread(1), &testPacket{flow: 1, size: 1500})
+	}
+	for now := 100 * ms; now < 300*ms; now += ms {
+		q.Dequeue(now)
+	}
+	if got := q.Stats().DroppedCoDel; got < 20 {
+		t.Errorf("CoDel dropped %d in its first 100 ms, want more than the 2 of a flow that is new to it", got)
 	}
 }
