@@ -31,7 +31,7 @@ func (p *packet) MarkCE() bool {
 
 // bufferSizes are what packets are kept in, so that ten thousand small ones in
 // the queue do not cost as much as ten thousand large ones.
-var bufferSizes = [...]int{384, 2048, 4096, 16384, 32768, superBuffer}
+var bufferSizes = [...]int{384, 1088, 1600, 4096, 16384, 32768, superBuffer}
 
 // superBuffer has room for any packet.
 const superBuffer = bufferOverhead + tun.MaxPacket

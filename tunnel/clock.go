@@ -11,6 +11,8 @@ type Clock interface {
 	Wall() time.Time
 	// AfterFunc calls f in a goroutine of its own after d.
 	AfterFunc(d time.Duration, f func()) Timer
+	// Sleep returns after d. It allocates nothing.
+	Sleep(d time.Duration)
 }
 
 // Timer is what [Clock.AfterFunc] gives: a time.Timer or a stand-in.
@@ -29,3 +31,4 @@ func (c systemClock) Wall() time.Time { return time.Now() }
 func (c systemClock) AfterFunc(d time.Duration, f func()) Timer {
 	return time.AfterFunc(d, f)
 }
+func (c systemClock) Sleep(d time.Duration) { time.Sleep(d) }

@@ -97,6 +97,8 @@ type Device struct {
 const (
 	queueMemory    = 16 << 20
 	minQueueMemory = 2 << 20 // of one worker
+
+	minQueuePackets = 1024
 )
 
 // New makes a device, which does nothing before [Device.Run]. It takes over the
@@ -127,6 +129,7 @@ func New(c Config) (*Device, error) {
 	d.offers = d.flagsOffered()
 	d.handshakes = newHandshaker(d)
 	d.queueConfig.MemoryLimit = max(queueMemory/d.workers, minQueueMemory)
+	d.queueConfig.Limit = max(d.queueConfig.Limit/d.workers, minQueuePackets)
 	for worker := range d.workers {
 		d.transmit = append(d.transmit, newTransmitter(d, worker))
 		d.receive = append(d.receive, newReceiver(d, worker))

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"kiloport/portpool"
+	"kiloport/queue"
 	"kiloport/tunnel/ecn"
 	"kiloport/tunnel/noise"
 	"kiloport/tunnel/tun"
@@ -44,6 +45,11 @@ type Options struct {
 	// one for each processor, up to 8. It is for whoever makes the TUN
 	// device: the Device has as many workers as that has queues.
 	Workers int
+	// Bandwidth is the rate, bit/s, at which packets leave, so that they wait
+	// in our queue and not in one without AQM on the way; 0 is no limit.
+	Bandwidth int64
+	// Overhead is what the link of that rate adds to each outer IP packet.
+	Overhead queue.Overhead
 	// Pin binds the goroutines of each worker to one processor.
 	Pin bool
 	// Cipher says what seals the packets between two kiloports.
@@ -86,6 +92,14 @@ func (o Options) Validate() error {
 	}
 	if o.ControlDSCP > ecn.MaxDSCP {
 		return fmt.Errorf("control dscp: %d is out of range, use 0 to %d", o.ControlDSCP, ecn.MaxDSCP)
+	}
+	if o.Bandwidth != 0 {
+		if err := queue.DefaultShaper(o.Bandwidth).Validate(); err != nil {
+			return fmt.Errorf("bandwidth: %w", err)
+		}
+	}
+	if err := o.Overhead.Validate(); err != nil {
+		return fmt.Errorf("overhead: %w", err)
 	}
 	if o.Workers < 0 || o.Workers > MaxWorkers {
 		return fmt.Errorf("workers: %d is out of range, use 1 to %d, or 0 for one for each processor", o.Workers, MaxWorkers)
@@ -191,6 +205,7 @@ func (o *Options) TUN() tun.Options {
 	if o.GSO != portpool.Off {
 		t.Offloads = tun.OffloadAll
 	}
+	o.shaped(&t)
 	return t
 }
 

@@ -31,6 +31,7 @@ type Status struct {
 	Totals      TotalStatus       `json:"totals"`
 	Drops       map[string]uint64 `json:"drops,omitempty"` // of no peer, by reason
 	Queue       QueueStatus       `json:"queue"`
+	Bandwidth   string            `json:"bandwidth"` // at which packets leave, or off
 	Offloads    OffloadStatus     `json:"offloads"`
 	SendErrors  map[string]uint64 `json:"send_errors,omitempty"` // by errno, of all sockets
 	Cookies     uint64            `json:"cookies_sent,omitempty"`
@@ -163,6 +164,7 @@ func (d *Device) Status() Status {
 		Totals:     d.totalsNow(),
 		Drops:      d.drops.byName(),
 		Queue:      d.queueStatus(),
+		Bandwidth:  FormatRate(o.Bandwidth),
 		Offloads:   d.offloadStatus(),
 		SendErrors: sendErrors(d.shared),
 		Cookies:    d.cookiesSent.Load(),

@@ -24,6 +24,7 @@ type transmitter struct {
 	tun     tun.Queue
 	hasher  flowhash.Hasher
 	queue   *queue.FQ[*packet]
+	shaper  *queue.Shaper
 	buffers buffers
 	next    *packet // what the next packet is read into
 	egress  *egress
@@ -45,6 +46,7 @@ func newTransmitter(d *Device, worker int) *transmitter {
 		egress: newEgress(d.labels, transmitBatch),
 	}
 	t.queue = queue.New(d.queueConfig, t.queueDrop)
+	t.shaper = queue.NewShaper(queue.DefaultShaper(d.options.Bandwidth))
 	t.watch.flows.sparse = d.queueConfig.Quantum
 	return t
 }
@@ -56,6 +58,7 @@ func (t *transmitter) run() error {
 			return err
 		}
 		t.send()
+		t.pace()
 	}
 }
 
@@ -142,13 +145,14 @@ func (t *transmitter) send() {
 func (t *transmitter) takeBatch(socks *sockets) {
 	t.watch.mu.Lock()
 	defer t.watch.mu.Unlock()
-	for n, bytes := 0, 0; n < transmitBatch && bytes < transmitBytes; n++ {
+	for n, bytes := 0, 0; n < transmitBatch && bytes < transmitBytes && t.shaper.Ready(t.now); n++ {
 		pkt, ok := t.queue.Dequeue(t.now)
 		if !ok {
 			break
 		}
 		bytes += pkt.n
 		t.dequeued(pkt)
+		t.admit(pkt)
 		t.sendPacket(socks, pkt)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"kiloport/cmd/kiloport/quick"
+	"kiloport/queue"
 	"kiloport/tunnel"
 	"kiloport/tunnel/ecn"
 )
@@ -101,6 +102,18 @@ var options = []option{
 			return one.Validate()
 		},
 		get: func(o *tunnel.Options) string { return strconv.Itoa(o.Workers) },
+	},
+	{
+		flag: "bandwidth", key: "Bandwidth", value: "RATE|off",
+		help: "send no faster than this, such as 20mbit, so that packets wait in kiloport's queue and not in the modem's",
+		set:  func(o *tunnel.Options, v string) (err error) { o.Bandwidth, err = tunnel.ParseRate(v); return err },
+		get:  func(o *tunnel.Options) string { return tunnel.FormatRate(o.Bandwidth) },
+	},
+	{
+		flag: "overhead", key: "Overhead", value: "WORDS",
+		help: "what the link of that bandwidth adds to each packet, in tc-cake's words, such as ethernet or \"pppoe-ptm\"",
+		set:  func(o *tunnel.Options, v string) (err error) { o.Overhead, err = queue.ParseOverhead(v); return err },
+		get:  func(o *tunnel.Options) string { return o.Overhead.String() },
 	},
 	{
 		flag: "pin", key: "Pin", value: "on|off",

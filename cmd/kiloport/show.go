@@ -110,6 +110,9 @@ func writeStatus(w io.Writer, s *tunnel.Status, now time.Time) {
 	}
 	field("spread", "%s, %d of %d ports open%s", s.Spread, s.Pool.Open, s.Pool.Limit, fewer(s.Pool))
 	field("ecn, dscp", "%s, %s (%s), control messages %s", s.ECN, s.DSCP, s.DSCPDecap, s.ControlDSCP)
+	if s.Bandwidth != "" && s.Bandwidth != tunnel.FormatRate(0) {
+		field("bandwidth", "%s", s.Bandwidth)
+	}
 	o := s.Offloads
 	field("offloads", "%d workers, tun %s, gso %s, gro %s", o.Workers, o.TUN, onOff(o.GSO), onOff(o.GRO))
 	for _, m := range o.Missing {
