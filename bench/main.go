@@ -96,6 +96,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return exitUsage
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		fmt.Fprintln(stderr, "bench: interrupted")
+	case ctx.Err() != nil:
+		fmt.Fprintf(stderr, "bench: %v\nbench: interrupted\n", err)
 	default:
 		fmt.Fprintf(stderr, "bench: %v\n", err)
 	}

@@ -99,6 +99,9 @@ func (n *Node) prepare() error {
 func (n *Node) Do(f func() error) error {
 	return onOwnThread(func() error {
 		if err := netns.Set(n.ns); err != nil {
+			if ended := n.lab.ctx.Err(); ended != nil {
+				err = ended // which has closed the lab, and the namespace with it
+			}
 			return fmt.Errorf("enter the namespace of node %s: %w", n.Name, err)
 		}
 		return f()

@@ -197,8 +197,14 @@ func (s strip) drawLabels(c draw.Canvas, at func(float64) vg.Length, y vg.Length
 	worst := sans(textSize-1, muted)
 	worst.XAlign, worst.YAlign = draw.XCenter, draw.YBottom
 	text := "worst " + milliseconds.signed(s.worst)
-	x := max(at(s.worst), at(s.median)+(widthOf(label, style)+widthOf(text, worst))/2+6)
-	x = min(x, c.Max.X+margin-widthOf(text, worst)/2)
+	apart := (widthOf(label, style)+widthOf(text, worst))/2 + 6
+	x := max(at(s.worst), at(s.median)+apart)
+	if last := c.Max.X + margin - widthOf(text, worst)/2; x > last {
+		x = last
+		if x < at(s.median)+apart {
+			x = at(s.median) - apart
+		}
+	}
 	c.FillText(worst, vg.Point{X: x, Y: y + 8}, text)
 }
 

@@ -221,7 +221,10 @@ func (d *Document) facts() [][2]string {
 		clock = "virtual time: the processor costs nothing, the clock moves when everything sleeps"
 	}
 	processor := orUnknown(e.CPU)
-	if e.Cores > 0 {
+	switch {
+	case e.Cores == 1:
+		processor += ", 1 core"
+	case e.Cores > 1:
 		processor += fmt.Sprintf(", %d cores", e.Cores)
 	}
 	return [][2]string{

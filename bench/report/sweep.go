@@ -90,6 +90,15 @@ func (step *sweepStep) values(tunnel, metric string) []float64 {
 	return c.values(metric)
 }
 
+// title names a metric with one number of flows.
+func (step *sweepStep) title(metric string) string {
+	flows := "flows"
+	if step.flows == 1 {
+		flows = "flow"
+	}
+	return fmt.Sprintf("%.0f %s: %s", step.flows, flows, kindOf(metric).title())
+}
+
 // A course is one tunnel's figure over the number of flows.
 type course struct {
 	points []coursePoint
@@ -203,7 +212,7 @@ func (w *sweep) view(figures []*Figure) (partView, error) {
 		for i := range w.steps {
 			if step := &w.steps[i]; step.section.has(metric) {
 				columns = append(columns, sweepColumn{metric, step})
-				v.Head = append(v.Head, fmt.Sprintf("%.0f flows: %s", step.flows, kindOf(metric).title()))
+				v.Head = append(v.Head, step.title(metric))
 			}
 		}
 	}
@@ -252,7 +261,7 @@ func (w *sweep) row(tunnel string, columns []sweepColumn) rowView {
 
 func (step *sweepStep) otherRow(metric string, tunnels []string) otherRow {
 	k := kindOf(metric)
-	row := otherRow{Metric: fmt.Sprintf("%.0f flows: %s", step.flows, k.title())}
+	row := otherRow{Metric: step.title(metric)}
 	for _, tunnel := range tunnels {
 		row.Cells = append(row.Cells, k.spread(NewSpread(step.values(tunnel, metric))))
 	}
