@@ -198,10 +198,7 @@ func (o *runOptions) path(s *lab.Scenario, rate string) (p netlab.Path, err erro
 		p.Qdisc.ECN = o.ecn || s.ECN
 		p.Qdisc.CEThreshold = s.CEThreshold
 	}
-	if o.real {
-		// A timer of this machine may be late by a millisecond.
-		p.Burst = int(max(p.RateUp, p.RateDown) / 8 / 1000)
-	}
+	p.Burst = netlab.ShaperBurst
 	return p, p.Validate()
 }
 
