@@ -37,9 +37,6 @@ func (d *demo) latency(ctx context.Context) error {
 	case missing == nil:
 		// In turn, or they would share the processors.
 		do, jobs, where = here, 1, "this kernel, in real time"
-		for i := range plan {
-			plan[i].Path.Burst = realTimeBurst(&plan[i].Path)
-		}
 	case !errors.As(missing, &lacks):
 		return missing
 	case built:
@@ -67,7 +64,7 @@ func demoPlan(kiloport string) (plan []lab.Experiment) {
 	for _, t := range demoTunnels {
 		plan = append(plan, lab.Experiment{
 			Scenario: "rrul_be", Tunnel: t.name, Load: demoLoad, Repetition: 1, Binaries: tunnels.Binaries{Kiloport: kiloport},
-			Path: netlab.Path{RateUp: demoRate, RateDown: demoRate, RTT: demoRTT, Qdisc: netlab.Qdisc{Kind: netlab.KindFQCodel}},
+			Path: netlab.Path{RateUp: demoRate, RateDown: demoRate, RTT: demoRTT, Burst: netlab.ShaperBurst, Qdisc: netlab.Qdisc{Kind: netlab.KindFQCodel}},
 		})
 	}
 	return plan

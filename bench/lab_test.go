@@ -26,7 +26,7 @@ func labRuns(t *testing.T, plan []lab.Experiment) []report.Run {
 		e := &plan[i]
 		e.Binaries = binaries
 		e.Repetition = i + 1
-		e.Path.RateUp, e.Path.RateDown, e.Path.RTT = 20e6, 20e6, 20*time.Millisecond
+		e.Path.RateUp, e.Path.RateDown, e.Path.RTT, e.Path.Burst = 20e6, 20e6, 20*time.Millisecond, netlab.ShaperBurst
 		e.Path.Qdisc.Kind = netlab.KindFQCodel
 	}
 	runs, err := runAll(t.Context(), plan, 2, inLabKernel(kernel).run, newTestProgress(t, plan))

@@ -227,15 +227,9 @@ func (o *runOptions) path(s *lab.Scenario, rate string) (p netlab.Path, err erro
 		p.Qdisc.ECN = o.ecn || s.ECN
 		p.Qdisc.CEThreshold = s.CEThreshold
 	}
-	if o.real {
-		p.Burst = realTimeBurst(&p)
-	}
+	p.Burst = netlab.ShaperBurst
 	return p, p.Validate()
 }
-
-// realTimeBurst is what a bottleneck must be able to make up for in real time: a
-// timer of a machine may be late by a millisecond.
-func realTimeBurst(p *netlab.Path) int { return int(max(p.RateUp, p.RateDown) / 8 / 1000) }
 
 func megabits(s string) (int64, error) {
 	f, err := strconv.ParseFloat(s, 64)

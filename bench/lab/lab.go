@@ -62,8 +62,8 @@ type Experiment struct {
 	Binaries tunnels.Binaries `json:"binaries"`
 }
 
-// warmUp is left out of the figures: all flows start in the same instant, as no
-// real ones do, and their slow starts are over by then.
+// warmUp is left out of the figures: bulk flows begin within half of it, and their
+// slow starts are over by its end.
 const warmUp = 2 * time.Second
 
 // Patience of an experiment. Probes begin before the load, because one that has
@@ -274,6 +274,7 @@ func (b *bench) traffic(ctx context.Context, groups []traffic.Group) error {
 	plan := traffic.Plan{
 		Groups: groups, Duration: quiet + b.Load, Linger: linger, IdleProbes: idleProbe,
 		Series: true, Bin: bin, Abandon: true, Virtual: Virtual(),
+		Stagger: min(warmUp, b.Load) / 2,
 	}
 	w := b.watch(ctx)
 	result, err := traffic.Between(ctx, b.sites.A.Host, b.sites.B.Host, plan)

@@ -31,12 +31,13 @@ type Path struct {
 	Qdisc Qdisc `json:"qdisc,omitzero"`
 	// MTU in bytes of every link but the hosts', which have 1500; 0 means 1500.
 	MTU int `json:"mtu,omitempty"`
-	// Burst is how many bytes a bottleneck may send at once after a pause, in
-	// excess of its rate. 0 makes it a wire: a packet behind another one waits
-	// until that has been sent. This needs exact timers, as in virtual time. In
-	// real time, where a timer that is late by t costs t × rate, allow at least
-	// that, or the rate is not reached. cake has its own shaper and no burst.
-	Burst int `json:"burst_bytes,omitempty"`
+	// Burst is how much of its rate a bottleneck saves up while it has nothing
+	// to send: what the rate carries in so long it then sends at once. 0 makes
+	// it a wire: a packet behind another one waits until that has been sent.
+	// This needs exact timers, as in virtual time; in real time allow at least
+	// as much as timers are late, or the rate is not reached. cake has its own
+	// shaper and no burst. [ShaperBurst] is what shapers usually have.
+	Burst time.Duration `json:"burst_ns,omitempty"`
 	// Loss is the probability that the internet loses a packet, each way.
 	Loss float64 `json:"loss,omitempty"`
 	// Jitter is how much the delay of a packet differs from RTT/2 at most, each
@@ -49,6 +50,21 @@ type Path struct {
 	// or newer.
 	Seed uint64 `json:"seed,omitempty"`
 }
+
+// ShaperBurst is the burst of a usual shaper: what tc gives HTB, and tc-tbf(8)
+// calls the least for TBF, where the clock ticks 100 times in a second. sqm-scripts
+// has 1 ms, the token buckets of access networks have tens of ms, a modem's line
+// has none.
+//
+// It matters where TCP flows in both directions share one queue each way, as in a
+// tunnel. Acknowledgements that wait behind data arrive in heaps and release
+// heaps of data, so that either queue is empty at times and full at others. What a
+// shaper saves up while its queue is empty takes off the next heap: as much as the
+// burst, in each direction. A probe through kernel WireGuard waits 20 ms at
+// 20 Mbit/s with this burst, 35 ms with that of sqm-scripts or with none; without a
+// tunnel it waits 0.6 ms with any. Of these, this burst is the kindest to tunnels
+// that have but one queue.
+const ShaperBurst = 10 * time.Millisecond
 
 // A Qdisc is a queueing discipline and its parameters. A parameter that is 0 is
 // left to the kernel; one that the discipline does not have is an error.
@@ -117,7 +133,7 @@ func (p Path) Validate() error {
 		within("RTT", p.RTT, 0, maxDelay, ""),
 		within("jitter", p.Jitter, 0, p.RTT/2, ", half the RTT"),
 		within("MTU", p.MTU, minMTU, maxMTU, "bytes"),
-		within("burst", p.Burst, 0, maxCount, "bytes"),
+		within("burst", p.Burst, time.Microsecond, maxDelay/2, ""),
 		probability("loss", p.Loss),
 		probability("reorder", p.Reorder),
 		p.Qdisc.validate(),
@@ -153,7 +169,7 @@ func probability(name string, p float64) error {
 func (p Path) String() string {
 	p.complete()
 	parts := []string{formatRate(p.RateUp) + " up", formatRate(p.RateDown) + " down", "RTT " + p.RTT.String(), p.Qdisc.String(), fmt.Sprintf("MTU %d", p.MTU)}
-	parts = appendIf(parts, p.Burst != 0, "burst %d bytes", p.Burst)
+	parts = appendIf(parts, p.Burst != 0, "burst %v", p.Burst)
 	parts = appendIf(parts, p.Jitter != 0, "jitter %v", p.Jitter)
 	parts = appendIf(parts, p.Loss != 0, "loss %.4g %%", 100*p.Loss)
 	parts = appendIf(parts, p.Reorder != 0, "reorder %.4g %%", 100*p.Reorder)

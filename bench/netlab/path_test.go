@@ -16,7 +16,7 @@ import (
 var typical = netlab.Path{
 	RateUp: 20e6, RateDown: 100e6, RTT: 20 * time.Millisecond,
 	Qdisc: netlab.Qdisc{Kind: netlab.KindFQCodel, Limit: 10240, ECN: true, Target: 5 * time.Millisecond},
-	Loss:  0.0005, Jitter: time.Millisecond, Reorder: 0.01, Burst: 3000, Seed: 7,
+	Loss:  0.0005, Jitter: time.Millisecond, Reorder: 0.01, Burst: 2 * time.Millisecond, Seed: 7,
 }
 
 func TestPathInOneLine(t *testing.T) {
@@ -25,7 +25,7 @@ func TestPathInOneLine(t *testing.T) {
 		want string
 	}{
 		{netlab.Path{}, "unlimited up, unlimited down, RTT 0s, pfifo, MTU 1500"},
-		{typical, "20 Mbit/s up, 100 Mbit/s down, RTT 20ms, fq_codel (limit 10240, ecn, target 5ms), MTU 1500, burst 3000 bytes, jitter 1ms, loss 0.05 %, reorder 1 %, seed 7"},
+		{typical, "20 Mbit/s up, 100 Mbit/s down, RTT 20ms, fq_codel (limit 10240, ecn, target 5ms), MTU 1500, burst 2ms, jitter 1ms, loss 0.05 %, reorder 1 %, seed 7"},
 		{netlab.Path{RateUp: 512e3, RateDown: 25e8, MTU: 9000, Qdisc: netlab.Qdisc{Kind: netlab.KindCake, FlowMode: "flows", DiffServ: "besteffort"}},
 			"512 kbit/s up, 2.5 Gbit/s down, RTT 0s, cake (flows, besteffort), MTU 9000"},
 	} {
@@ -63,6 +63,7 @@ func TestPathValidate(t *testing.T) {
 		{"past", func(p *netlab.Path) { p.RTT = -time.Second }, "RTT -1s"},
 		{"jittery", func(p *netlab.Path) { p.Jitter = 11 * time.Millisecond }, "jitter 11ms is not within 0s to 10ms, half the RTT"},
 		{"narrow", func(p *netlab.Path) { p.MTU = 1279 }, "MTU 1279"},
+		{"saving", func(p *netlab.Path) { p.Burst = -time.Second }, "burst -1s"},
 		{"lossy", func(p *netlab.Path) { p.Loss = 1.1 }, "loss 1.1 is not a probability, 0 to 1"},
 		{"order of nothing", func(p *netlab.Path) { p.RTT, p.Jitter = 0, 0 }, "reorder needs an RTT"},
 		{"unknown", func(p *netlab.Path) { p.Qdisc.Kind = "red" }, `unknown qdisc "red"; have one of cake, codel, fq, fq_codel, fq_pie, pfifo, pie, sfq`},
@@ -129,7 +130,7 @@ func TestPathWithEveryQdisc(t *testing.T) {
 		{Kind: netlab.KindCake, Memory: 4 << 20, Interval: 50 * time.Millisecond, FlowMode: "flows", DiffServ: "besteffort"},
 	} {
 		t.Run(q.Kind, func(t *testing.T) {
-			s := newPath(t, netlab.Path{RateUp: 1e9, RateDown: 5e8, Qdisc: q, Burst: 100e3})
+			s := newPath(t, netlab.Path{RateUp: 1e9, RateDown: 5e8, Qdisc: q, Burst: time.Millisecond})
 			if err := s.RouteNative(); err != nil {
 				t.Fatal(err)
 			}
@@ -163,7 +164,7 @@ func TestPathDelays(t *testing.T) {
 }
 
 func TestPathStructure(t *testing.T) {
-	s := newPath(t, netlab.Path{RateUp: 1e9, Qdisc: netlab.Qdisc{Kind: netlab.KindPfifo, Limit: 100}, MTU: 1400, Burst: 1e5})
+	s := newPath(t, netlab.Path{RateUp: 1e9, Qdisc: netlab.Qdisc{Kind: netlab.KindPfifo, Limit: 100}, MTU: 1400, Burst: time.Millisecond})
 	exchange(t, s.A.Node, s.B.Node, s.B.Addr4)
 	exchange(t, s.A.Node, s.B.Node, s.B.Addr6)
 	for _, end := range []struct {

@@ -123,7 +123,7 @@ func htbClassOptions(p *Path, rate int64) []byte {
 	spec := make([]byte, 12) // struct tc_ratespec
 	spec[1] = linkLayerEthernet
 	binary.NativeEndian.PutUint32(spec[8:], uint32(min(bytesPerSecond, math.MaxUint32)))
-	burst := burstTicks(p.Burst, bytesPerSecond)
+	burst := burstTicks(p.Burst)
 	quantum := uint32(p.frame()) // whose turn it is, which is the only class's
 	parms := append(append([]byte{}, spec...), spec...)
 	parms = append(parms, words(burst, burst, quantum, 0, 0)...)
@@ -135,11 +135,10 @@ func htbClassOptions(p *Path, rate int64) []byte {
 	return b
 }
 
-// burstTicks is the time that so many bytes take, at least one tick: HTB sends
-// while its credit is not negative, so one frame always goes out.
-func burstTicks(burst int, bytesPerSecond uint64) uint32 {
-	ticks := float64(burst) / float64(bytesPerSecond) * float64(time.Second/tick)
-	return uint32(max(1, min(ticks, math.MaxUint32)))
+// burstTicks is a burst as HTB takes it, at least one tick: HTB sends while its
+// credit is not negative, so one frame always goes out.
+func burstTicks(burst time.Duration) uint32 {
+	return uint32(max(1, min(burst/tick, math.MaxUint32)))
 }
 
 // needsNetem tells whether the internet does anything to packets but route them.

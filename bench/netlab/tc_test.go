@@ -31,17 +31,16 @@ func TestQdiscOptions(t *testing.T) {
 
 func TestBurstTicks(t *testing.T) {
 	for _, test := range []struct {
-		burst int
-		rate  uint64
+		burst time.Duration
 		want  uint32
 	}{
-		{0, 2.5e6, 1},
-		{1514, 2.5e6, 9462}, // 605.6 µs of 64 ns
-		{1514, 125e9, 1},
-		{1 << 30, 1000, 1<<32 - 1},
+		{0, 1},
+		{63, 1},
+		{10 * time.Millisecond, 156250},
+		{time.Hour, 1<<32 - 1},
 	} {
-		if got := burstTicks(test.burst, test.rate); got != test.want {
-			t.Errorf("%d bytes at %d byte/s are %d ticks, want %d", test.burst, test.rate, got, test.want)
+		if got := burstTicks(test.burst); got != test.want {
+			t.Errorf("%v are %d ticks, want %d", test.burst, got, test.want)
 		}
 	}
 }

@@ -86,7 +86,7 @@ func TestRoundTripInVirtualTime(t *testing.T) {
 	oneFrame := 1514 * 8 * time.Second / 20e6
 	for _, test := range []struct {
 		qdisc  netlab.Qdisc
-		burst  int
+		burst  time.Duration
 		behind int
 		wait   time.Duration // above the base RTT
 	}{
@@ -94,7 +94,7 @@ func TestRoundTripInVirtualTime(t *testing.T) {
 		{netlab.Qdisc{Kind: netlab.KindFQCodel}, 0, 1, oneFrame},
 		{netlab.Qdisc{Kind: netlab.KindFQCodel}, 0, 10, oneFrame},
 		{netlab.Qdisc{Kind: netlab.KindPfifo}, 0, 10, 10 * oneFrame},
-		{netlab.Qdisc{Kind: netlab.KindPfifo}, 3 * 1514, 10, 7 * oneFrame},
+		{netlab.Qdisc{Kind: netlab.KindPfifo}, 3 * oneFrame, 10, 7 * oneFrame},
 		{netlab.Qdisc{Kind: netlab.KindCake}, 0, 1, oneFrame},
 		{netlab.Qdisc{Kind: netlab.KindCake}, 0, 10, oneFrame},
 	} {
@@ -108,9 +108,9 @@ func TestRoundTripInVirtualTime(t *testing.T) {
 			time.Sleep(100 * time.Millisecond) // until the start's own packets are through
 			took := roundTrip(t, s.A.Host, to, test.behind)
 			want := 20*time.Millisecond + test.wait
-			t.Logf("%v, burst %d, %v behind %d full packets: %v", test.qdisc, test.burst, to, test.behind, took)
+			t.Logf("%v, burst %v, %v behind %d full packets: %v", test.qdisc, test.burst, to, test.behind, took)
 			if took < want-tolerance || took > want+tolerance {
-				t.Errorf("%v, burst %d, %v: behind %d full packets a round trip takes %v, want %v", test.qdisc, test.burst, to, test.behind, took, want)
+				t.Errorf("%v, burst %v, %v: behind %d full packets a round trip takes %v, want %v", test.qdisc, test.burst, to, test.behind, took, want)
 			}
 		}
 		up, _, err := s.Bottlenecks()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
@@ -43,6 +44,7 @@ type client struct {
 type clientFlow struct {
 	runner
 	group, id int
+	late      time.Duration // after the start of its group
 	err       error
 	elapsed   time.Duration // from the start of the load to its settlement
 }
@@ -67,7 +69,33 @@ func newClient(plan Plan) *client {
 			c.flows = append(c.flows, f)
 		}
 	}
+	c.stagger()
 	return c
+}
+
+// stagger says how late each flow begins: those of a group evenly apart in an
+// interval, but bulk flows by [Plan.Stagger], the first of each group, then the
+// second of each, and so on.
+func (c *client) stagger() {
+	type turn struct {
+		*clientFlow
+		number int
+	}
+	var turns []turn
+	seen := make([]int, len(c.plan.Groups))
+	for _, f := range c.flows {
+		g := &c.plan.Groups[f.group]
+		if g.Kind != TCPBulk {
+			f.late = g.Interval * time.Duration(f.id%g.Count) / time.Duration(g.Count)
+			continue
+		}
+		turns = append(turns, turn{f, seen[f.group]})
+		seen[f.group]++
+	}
+	slices.SortStableFunc(turns, func(a, b turn) int { return a.number - b.number })
+	for i, t := range turns {
+		t.late = c.plan.Stagger * time.Duration(i) / time.Duration(len(turns))
+	}
 }
 
 func (c *client) run() (*Result, error) {
@@ -148,16 +176,12 @@ func (c *client) load(ctx context.Context, r *Result) {
 	})
 }
 
-// window puts the flows of a group evenly apart in time, except bulk flows.
+// window is the flow's part of a load that begins at origin.
 func (c *client) window(f *clientFlow, origin time.Time) window {
 	g := &c.plan.Groups[f.group]
-	start := g.Start
-	if g.Kind != TCPBulk {
-		start += g.Interval * time.Duration(f.id%g.Count) / time.Duration(g.Count)
-	}
 	return window{
 		origin: origin, from: int64(origin.Sub(c.epoch)),
-		start: origin.Add(start), end: origin.Add(g.stop(c.plan.Duration)),
+		start: origin.Add(g.Start + f.late), end: origin.Add(g.stop(c.plan.Duration)),
 	}
 }
 

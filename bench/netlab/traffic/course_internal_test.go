@@ -3,6 +3,7 @@ package traffic
 import (
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -55,6 +56,35 @@ func TestMeter(t *testing.T) {
 	m.add(origin.Add(1000*time.Hour), 2)
 	if bins, _, _ := m.read(); len(bins) != maxBins || bins[maxBins-1] != 3 {
 		t.Errorf("%d bins for far away times", len(bins))
+	}
+}
+
+// TestStagger has bulk flows begin in turn, and the others as ever.
+func TestStagger(t *testing.T) {
+	const ms = time.Millisecond
+	to := netip.MustParseAddr("192.0.2.1")
+	plan := Plan{Duration: time.Second, Stagger: 500 * ms, Groups: []Group{
+		{Kind: UDPEcho, Count: 2, To: to, Interval: 20 * ms},
+		{Kind: TCPBulk, Count: 3, To: to, Start: 100 * ms},
+		{Kind: TCPBulk, Count: 2, To: to, Start: 200 * ms, Down: true},
+	}}
+	if err := plan.complete(); err != nil {
+		t.Fatal(err)
+	}
+	c := newClient(plan)
+	var got []time.Duration
+	for _, f := range c.flows {
+		got = append(got, c.window(f, c.epoch).start.Sub(c.epoch))
+	}
+	want := []time.Duration{0, 10 * ms, 100 * ms, 300 * ms, 500 * ms, 300 * ms, 500 * ms}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	for _, stagger := range []time.Duration{-1, 801 * ms} {
+		plan.Stagger = stagger
+		if err := plan.complete(); err == nil || !strings.Contains(err.Error(), "do not fit into a load from ") {
+			t.Errorf("a stagger of %v: error %v", stagger, err)
+		}
 	}
 }
 

@@ -66,8 +66,8 @@ type Group struct {
 	// where it means without a pause (but see [Plan.Virtual]).
 	Interval time.Duration
 	// Start and Stop bound the group's part of the load, counted from the
-	// start of the whole load; a Stop of 0 means to the end of it. All bulk
-	// flows of a group start together, others evenly apart in an interval.
+	// start of the whole load; a Stop of 0 means to the end of it. The flows of
+	// a group start evenly apart in an interval, bulk flows by [Plan.Stagger].
 	Start, Stop time.Duration
 	// Down makes the server the sender of a TCPBulk flow.
 	Down bool
@@ -103,6 +103,12 @@ type Plan struct {
 	// 200 ms.
 	Series bool
 	Bin    time.Duration
+	// Stagger is the time in which bulk flows begin, evenly apart, the groups
+	// taking turns; with 0 all flows of a group begin in one instant. On a
+	// machine that instant has a length. In virtual time it has none, and flows
+	// in step stay so: their packets travel as one heap, behind which everything
+	// else waits in a queue that they share.
+	Stagger time.Duration
 	// Abandon cuts bulk flows off at the end of their load. What had been
 	// received until then counts, to the byte, and nothing counts as lost or
 	// as a failure. Without it a bulk flow ends when the receiver has got, and
@@ -200,7 +206,7 @@ func (g *Group) complete(p *Plan) error {
 	if err := g.checkCongestion(); err != nil {
 		return err
 	}
-	return g.checkTimes(p.Duration)
+	return g.checkTimes(p)
 }
 
 func (g *Group) checkCongestion() error {
@@ -213,13 +219,14 @@ func (g *Group) checkCongestion() error {
 	return nil
 }
 
-// checkTimes checks the group's part of a load of the given duration.
-func (g *Group) checkTimes(duration time.Duration) error {
-	if g.Start == 0 && g.Stop == 0 {
-		return nil
+// checkTimes checks the group's part of the load of plan p.
+func (g *Group) checkTimes(p *Plan) error {
+	stop := g.stop(p.Duration)
+	if (g.Start != 0 || g.Stop != 0) && (g.Start < 0 || g.Start >= stop || stop > p.Duration) {
+		return fmt.Errorf("a load from %v to %v does not fit into one of %v", g.Start, stop, p.Duration)
 	}
-	if stop := g.stop(duration); g.Start < 0 || g.Start >= stop || stop > duration {
-		return fmt.Errorf("a load from %v to %v does not fit into one of %v", g.Start, stop, duration)
+	if g.Kind == TCPBulk && p.Stagger != 0 && (p.Stagger < 0 || g.Start+p.Stagger > stop) {
+		return fmt.Errorf("flows that begin within %v do not fit into a load from %v to %v", p.Stagger, g.Start, stop)
 	}
 	return nil
 }
