@@ -140,7 +140,7 @@ const heapGrowth = 25
 
 func (d *daemon) device(options tunnel.Options) (*tunnel.Device, error) {
 	debug.SetGCPercent(heapGrowth)
-	return tunnel.New(tunnel.Config{TUN: d.tun, Options: options, Log: d.log, Constants: constants})
+	return tunnel.New(tunnel.Config{TUN: d.tun, Options: options, Log: d.log, Constants: constants, Clock: tunnel.NewPreciseClock()})
 }
 
 // serve runs the device until its link or its socket is deleted or ctx ends.
