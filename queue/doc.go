@@ -5,7 +5,8 @@
 // Start at [New] and [FQ]; codel.go is the control law alone. [Shaper] paces what
 // comes out of an FQ to the rate of a link, counting by [Overhead] what the link
 // adds; [Autorate] finds the rate of a path that has no constant one, and
-// [DequeuePart] cuts super-packets where they would hold up others.
+// [DequeuePart] cuts super-packets where they would hold up others. On the other
+// side, [Admission] keeps the wait in a socket short and fair.
 //
 // Time is an argument, nanoseconds of a monotonic clock, so that a test can let an
 // hour pass in a microsecond. Everything has one owner and takes no locks.

@@ -3,6 +3,7 @@ package queue
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -263,6 +264,55 @@ func BenchmarkShaper(b *testing.B) {
 	for now := int64(0); b.Loop(); now += 12_000 {
 		if s.Ready(now) {
 			s.Admit(now, 1500)
+		}
+	}
+}
+
+// The tunnel's own queue in front of a gateway with a FIFO of 1000 packets, both at
+// 20 Mbit/s: eight flows that fill it, and what a sparse flow waits in both.
+func TestShaperBeforeADumbFIFO(t *testing.T) {
+	const rate = int64(20e6)
+	o := Overhead{Bytes: 14}
+	for name, test := range map[string]struct {
+		late          sleeper
+		median, worst time.Duration
+	}{
+		"timer slack": {timerSlack, time.Millisecond, 3 * time.Millisecond},
+		"up to 1 ms":  {msLate, 2 * time.Millisecond, 4 * time.Millisecond},
+	} {
+		q := New(Default(), func(*testPacket, DropReason) {})
+		s := NewShaper(DefaultShaper(rate))
+		r := rand.New(rand.NewPCG(1, 2))
+		var free float64 // when the gateway's link is
+		var waits []int64
+		bytes, number := 0, 0
+		const seconds = 10
+		for now, sparse := ms, 100*ms; now < seconds*1e9; now = max(s.NextAt(), now+1) + test.late(r) {
+			for q.Len() < 400 {
+				number++
+				q.Enqueue(now, spread(uint64(number%8)), &testPacket{flow: uint64(number % 8), size: 1500, ect: number%2 == 0})
+			}
+			for ; sparse <= now; sparse += 20*ms + r.Int64N(ms) {
+				q.Enqueue(sparse, spread(100), &testPacket{flow: 100, size: 100, sent: sparse})
+			}
+			for s.Ready(now) {
+				p, _ := q.Dequeue(now)
+				cost := o.Cost(p.size)
+				s.Admit(now, cost)
+				free = max(free, float64(now))
+				if p.flow == 100 {
+					waits = append(waits, int64(free)-p.sent)
+				}
+				free += float64(cost) * 8e9 / float64(rate)
+				bytes += cost
+			}
+		}
+		slices.Sort(waits)
+		median, worst := time.Duration(waits[len(waits)/2]), time.Duration(waits[len(waits)-1])
+		goodput := float64(bytes) * 8 / seconds / float64(rate)
+		t.Logf("wake-ups late by %s: median %v, worst %v, %.3f of the rate", name, median, worst, goodput)
+		if median > test.median || worst > test.worst || goodput < 0.95 {
+			t.Errorf("wake-ups late by %s: median %v, worst %v, %.3f of the rate", name, median, worst, goodput)
 		}
 	}
 }
