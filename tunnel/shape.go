@@ -1,8 +1,6 @@
 package tunnel
 
 import (
-	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -59,47 +57,19 @@ func (t *transmitter) pace() {
 	}
 }
 
-// rateUnits are those of tc(8), in bit/s.
-var rateUnits = []struct {
-	suffix string
-	bits   float64
-}{
-	{"kbit", 1e3}, {"mbit", 1e6}, {"gbit", 1e9}, {"bit", 1}, {"k", 1e3}, {"m", 1e6}, {"g", 1e9},
-}
-
-// ParseRate reads a rate such as "20mbit", "1.5gbit", "20M" or "off" for none,
+// ParseBandwidth reads a rate as tc(8) does, such as "20mbit", or "off" for none,
 // and gives it in bit/s.
-func ParseRate(s string) (int64, error) {
-	text := strings.ToLower(strings.TrimSpace(s))
-	if text == "off" {
+func ParseBandwidth(s string) (int64, error) {
+	if strings.EqualFold(s, "off") {
 		return 0, nil
 	}
-	for _, u := range rateUnits {
-		digits, ok := strings.CutSuffix(text, u.suffix)
-		if !ok {
-			continue
-		}
-		f, err := strconv.ParseFloat(strings.TrimSpace(digits), 64)
-		if rate := f * u.bits; err == nil && rate >= float64(queue.MinRate) && rate <= float64(queue.MaxRate) {
-			return int64(rate), nil
-		}
-		break
-	}
-	return 0, fmt.Errorf(`%q is not a rate: use a number with a unit, such as 20mbit, from 8kbit to 1000gbit, or "off"`, s)
+	return queue.ParseRate(s)
 }
 
-// FormatRate gives what [ParseRate] reads.
-func FormatRate(rate int64) string {
-	for _, u := range []struct {
-		name string
-		bits int64
-	}{{"gbit", 1e9}, {"mbit", 1e6}, {"kbit", 1e3}} {
-		if rate >= u.bits {
-			return strconv.FormatFloat(float64(rate)/float64(u.bits), 'f', -1, 64) + u.name
-		}
-	}
+// FormatBandwidth gives what [ParseBandwidth] reads.
+func FormatBandwidth(rate int64) string {
 	if rate == 0 {
 		return "off"
 	}
-	return strconv.FormatInt(rate, 10) + "bit"
+	return queue.FormatRate(rate)
 }

@@ -164,7 +164,7 @@ func (d *Device) Status() Status {
 		Totals:     d.totalsNow(),
 		Drops:      d.drops.byName(),
 		Queue:      d.queueStatus(),
-		Bandwidth:  FormatRate(o.Bandwidth),
+		Bandwidth:  FormatBandwidth(o.Bandwidth),
 		Offloads:   d.offloadStatus(),
 		SendErrors: sendErrors(d.shared),
 		Cookies:    d.cookiesSent.Load(),

@@ -106,8 +106,8 @@ var options = []option{
 	{
 		flag: "bandwidth", key: "Bandwidth", value: "RATE|off",
 		help: "send no faster than this, such as 20mbit, so that packets wait in kiloport's queue and not in the modem's",
-		set:  func(o *tunnel.Options, v string) (err error) { o.Bandwidth, err = tunnel.ParseRate(v); return err },
-		get:  func(o *tunnel.Options) string { return tunnel.FormatRate(o.Bandwidth) },
+		set:  func(o *tunnel.Options, v string) (err error) { o.Bandwidth, err = tunnel.ParseBandwidth(v); return err },
+		get:  func(o *tunnel.Options) string { return tunnel.FormatBandwidth(o.Bandwidth) },
 	},
 	{
 		flag: "overhead", key: "Overhead", value: "WORDS",

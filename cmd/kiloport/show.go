@@ -110,7 +110,7 @@ func writeStatus(w io.Writer, s *tunnel.Status, now time.Time) {
 	}
 	field("spread", "%s, %d of %d ports open%s", s.Spread, s.Pool.Open, s.Pool.Limit, fewer(s.Pool))
 	field("ecn, dscp", "%s, %s (%s), control messages %s", s.ECN, s.DSCP, s.DSCPDecap, s.ControlDSCP)
-	if s.Bandwidth != "" && s.Bandwidth != tunnel.FormatRate(0) {
+	if s.Bandwidth != "" && s.Bandwidth != tunnel.FormatBandwidth(0) {
 		field("bandwidth", "%s", s.Bandwidth)
 	}
 	o := s.Offloads
