@@ -77,6 +77,10 @@ func TestSparseFlowFeelsNoTunnel(t *testing.T) {
 	}
 }
 
+// laneZero is the outer flow in which the two daemons talk to each other: reports
+// travel there while there is traffic.
+const laneZero = 1
+
 // TestFlowsHaveQueuesOfTheirOwn wants 100 flows to be as far apart at a gateway as
 // without a tunnel: by the law of large numbers 91 of them are alone in one of
 // 1024 queues, and 3 more or less are chance (the mean of ten).
@@ -87,7 +91,7 @@ func TestFlowsHaveQueuesOfTheirOwn(t *testing.T) {
 	}
 	mean := 0.0
 	for _, r := range labRuns(t, plan) {
-		if n := r.Metrics["outer_flows_count"]; n != 100 {
+		if n := r.Metrics["outer_flows_count"]; n != 100 && n != 100+laneZero {
 			t.Errorf("100 inner flows were %v outer ones", n)
 		}
 		mean += r.Metrics["flows_alone_percent"] / float64(len(plan))
@@ -106,10 +110,10 @@ func TestPoolSizesTell(t *testing.T) {
 	}
 	runs := labRuns(t, plan)
 	few, many := runs[0].Metrics, runs[1].Metrics
-	if few[report.MetricFlowsAlone] > 40 || few[report.MetricOuterFlows] > 16 {
+	if few[report.MetricFlowsAlone] > 40 || few[report.MetricOuterFlows] > 16+laneZero {
 		t.Errorf("16 ports: %v %% are alone, %v outer flows", few[report.MetricFlowsAlone], few[report.MetricOuterFlows])
 	}
-	if many[report.MetricFlowsAlone] < 80 || many[report.MetricOuterFlows] != 40 || many[report.MetricJainUp] < 0.9 {
+	if many[report.MetricFlowsAlone] < 80 || many[report.MetricOuterFlows] < 40 || many[report.MetricOuterFlows] > 40+laneZero || many[report.MetricJainUp] < 0.9 {
 		t.Errorf("1024 ports: %v %% are alone, %v outer flows, Jain's index %v", many[report.MetricFlowsAlone], many[report.MetricOuterFlows], many[report.MetricJainUp])
 	}
 	if j := few[report.MetricJainUp]; j <= 0 || j > 1 {
