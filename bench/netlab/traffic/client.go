@@ -249,7 +249,10 @@ func (f *Flow) merge(plan *Plan, served serverFlow) {
 	if f.Kind == TCPBurst {
 		f.Up.Reordered, f.Down.Reordered = 0, 0 // connections have no order among them
 	}
-	if f.Error == "" {
+	// A flow that is cut off before anything of it has arrived is no failure: the
+	// server could not know yet that it would be.
+	cutOff := f.Kind == TCPBulk && plan.Abandon && served.Reset
+	if f.Error == "" && !cutOff {
 		f.Error = served.Error
 	}
 	if f.TCP == nil {

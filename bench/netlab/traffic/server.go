@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 )
 
 // serverConfig says where the server role listens.
@@ -26,6 +27,7 @@ type serverFlow struct {
 	Received Direction // Sent and Lost are the client's to fill in
 	Sent     uint64
 	Error    string   `json:",omitempty"`
+	Reset    bool     `json:",omitempty"` // the Error is that the client cut the connection off
 	TCP      *TCPInfo `json:",omitempty"` // of a bulk flow that the server sent
 	Bins     []uint64 // of a bulk flow that the server received, if wanted
 }
@@ -124,6 +126,7 @@ func (f *servedFlow) report() serverFlow {
 	r.Received.Corrupted = f.corrupt
 	if f.failure != nil {
 		r.Error = f.failure.Error()
+		r.Reset = errors.Is(f.failure, syscall.ECONNRESET)
 	}
 	if f.meter != nil {
 		bins, total, cut := f.meter.read()
