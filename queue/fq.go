@@ -51,7 +51,8 @@ type FQ[P Packet] struct {
 	tags   []uint32 // of each flow, see find
 	ways   int32    // flows of a set
 	sets   uint64
-	newest list // flows that just began: they go first, once
+	last   *flow // that sent last, if its turn is not over
+	newest list  // flows that just began: they go first, once
 	oldest list
 
 	nodes   []node[P] // every packet that waits, linked by index
@@ -213,6 +214,7 @@ func (q *FQ[P]) Dequeue(now int64) (p P, ok bool) {
 	p, size := q.pop(f)
 	q.stats.Dequeued++
 	f.sent(now, size)
+	q.last = f
 	return p, true
 }
 
@@ -229,9 +231,9 @@ func (q *FQ[P]) turn(now int64) *flow {
 			return nil
 		}
 		f := &q.flows[at]
-		if f.deficit <= 0 {
+		if f.deficit <= 0 && !q.bursting(f) {
 			f.deficit += int32(q.config.Quantum)
-			f.bulk = true
+			f.bulk, q.last = true, nil
 			from.pop(q.flows)
 			q.oldest.push(q.flows, at)
 			continue
@@ -241,6 +243,12 @@ func (q *FQ[P]) turn(now int64) *flow {
 		}
 		q.emptied(from, at)
 	}
+}
+
+// bursting tells whether a flow without deficit may go on nevertheless: it is the
+// one that sent last, and has not had its burst.
+func (q *FQ[P]) bursting(f *flow) bool {
+	return f == q.last && f.bulk && f.deficit > -int32(q.config.Burst) && q.newest.head == none
 }
 
 // emptied takes a flow out of the round. One that was new goes through the old

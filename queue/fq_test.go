@@ -338,7 +338,7 @@ func TestDefaultIsValidAndWrongValuesAreNamed(t *testing.T) {
 		t.Error(err)
 	}
 	for name, change := range map[string]func(*Config){
-		"flows": func(c *Config) { c.Flows = 0 }, "mtu": func(c *Config) { c.MTU = 10 }, "quantum": func(c *Config) { c.Quantum = 10 }, "limit": func(c *Config) { c.Limit = 0 },
+		"flows": func(c *Config) { c.Flows = 0 }, "burst": func(c *Config) { c.Burst = -1 }, "mtu": func(c *Config) { c.MTU = 10 }, "quantum": func(c *Config) { c.Quantum = 10 }, "limit": func(c *Config) { c.Limit = 0 },
 		"memory limit": func(c *Config) { c.MemoryLimit = 100 }, "drop batch": func(c *Config) { c.DropBatch = 0 },
 		"interval": func(c *Config) { c.Interval = 0 }, "target": func(c *Config) { c.Target = c.Interval }, "ce threshold": func(c *Config) { c.CEThreshold = -1 },
 	} {
@@ -524,6 +524,49 @@ func TestATurnIsAQuantum(t *testing.T) {
 		if turn += p.size; turn > 1514+1000 && q.Len() > 10 {
 			t.Fatalf("flow %d sent %d bytes in one turn", p.flow, turn)
 		}
+	}
+}
+
+// A burst is for bulk flows, and no longer than it may be; shares stay equal, and
+// a new flow breaks in.
+func TestABurstIsPaidBack(t *testing.T) {
+	c := Default()
+	c.Burst = 8000
+	q := New(c, func(*testPacket, DropReason) {})
+	for i := range 3000 {
+		q.Enqueue(1, spread(uint64(i%3)), &testPacket{flow: uint64(i % 3), size: 1000})
+	}
+	var order []uint64
+	sent := map[uint64]int{}
+	for range 900 {
+		p, _ := q.Dequeue(1)
+		order = append(order, p.flow)
+		sent[p.flow]++
+	}
+	if first := order[:6]; first[0] == first[2] || first[2] == first[4] {
+		t.Errorf("flows that are new burst: %v", first)
+	}
+	for flow, n := range sent {
+		if n < 290 || n > 310 {
+			t.Errorf("flow %d sent %d of 900 packets, want a third", flow, n)
+		}
+	}
+	longest, run := 0, 1
+	for i := 1; i < len(order); i++ {
+		if run++; order[i] != order[i-1] {
+			run = 1
+		}
+		longest = max(longest, run)
+	}
+	if longest < 8 || longest > 10 {
+		t.Errorf("the longest burst is of %d packets of 1000 bytes, want 8000 bytes past the turn", longest)
+	}
+	for range 5 {
+		q.Dequeue(1)
+	}
+	q.Enqueue(1, spread(77), &testPacket{flow: 77, size: 100})
+	if p, _ := q.Dequeue(1); p.flow != 77 {
+		t.Errorf("flow %d went on with its burst before a new flow", p.flow)
 	}
 }
 

@@ -129,6 +129,9 @@ func New(c Config) (*Device, error) {
 	d.offers = d.flagsOffered()
 	d.handshakes = newHandshaker(d)
 	d.queueConfig.MemoryLimit = max(queueMemory/d.workers, minQueueMemory)
+	if d.options.Bandwidth == 0 || d.options.Bandwidth >= wholeBelow {
+		d.queueConfig.Burst = bulkBurst
+	}
 	d.queueConfig.Limit = max(d.queueConfig.Limit/d.workers, minQueuePackets)
 	for worker := range d.workers {
 		d.transmit = append(d.transmit, newTransmitter(d, worker))

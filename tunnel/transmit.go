@@ -12,8 +12,11 @@ import (
 const (
 	transmitBatch = 64        // packets of one batch,
 	transmitBytes = 128 << 10 // and bytes, of which the last packet may be beyond
-	drainPackets  = 1024      // read before something must be sent,
-	drainBytes    = 512 << 10 // and bytes
+	// bulkBurst is how many bytes of a bulk flow follow each other, so that one
+	// system call takes them: less than a super-packet has.
+	bulkBurst    = 16 << 10
+	drainPackets = 1024      // read before something must be sent,
+	drainBytes   = 512 << 10 // and bytes
 )
 
 // transmitter carries packets from a queue of the TUN device to the sockets. It
