@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kiloport/tunnel"
+	"kiloport/tunnel/attach"
 	"kiloport/tunnel/uapi"
 )
 
@@ -33,12 +34,7 @@ func (c *command) show() *cobra.Command {
 			if asJSON {
 				return c.showJSON(statuses, len(args) == 1)
 			}
-			for i, s := range statuses {
-				if i > 0 {
-					fmt.Fprintln(c.stdout)
-				}
-				writeStatus(c.stdout, s, time.Now())
-			}
+			writeStatuses(c.stdout, statuses, time.Now())
 			return nil
 		},
 	}
@@ -56,6 +52,7 @@ func statusesOf(args []string) (all []*tunnel.Status, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("list the interfaces: %w", err)
 	}
+	names = append(names, attach.Names()...)
 	slices.Sort(names)
 	for _, name := range names {
 		if s, err := askStatus(name); err == nil {
@@ -65,7 +62,11 @@ func statusesOf(args []string) (all []*tunnel.Status, err error) {
 	return all, nil
 }
 
+// askStatus asks the daemon of an interface, or what is attached to the kernel's.
 func askStatus(name string) (*tunnel.Status, error) {
+	if s, err := attach.Show(name); !errors.Is(err, attach.ErrNotAttached) {
+		return s, err
+	}
 	client, err := uapi.Dial(name)
 	if err != nil {
 		return nil, err
@@ -92,6 +93,15 @@ func (c *command) showJSON(statuses []*tunnel.Status, one bool) error {
 		return e.Encode(statuses[0])
 	}
 	return e.Encode(append([]*tunnel.Status{}, statuses...))
+}
+
+func writeStatuses(w io.Writer, all []*tunnel.Status, now time.Time) {
+	for i, s := range all {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		writeStatus(w, s, now)
+	}
 }
 
 // writeStatus writes what `wg show` does not know, in its style.

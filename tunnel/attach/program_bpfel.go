@@ -19,18 +19,18 @@ type programAddress struct {
 }
 
 type programCounts struct {
-	_              structs.HostLayout
-	Sent           [4]uint64
-	SentBytes      uint64
-	Spread         uint64
-	Received       [4]uint64
-	ReceivedBytes  uint64
-	Restored       uint64
-	Strange        uint64
-	Returned       uint64
-	CeDropped      uint64
-	HellosSent     uint64
-	HellosReceived uint64
+	_             structs.HostLayout
+	Sent          [4]uint64
+	SentBytes     uint64
+	Spread        uint64
+	Received      [4]uint64
+	ReceivedBytes uint64
+	Restored      uint64
+	Strange       uint64
+	Returned      uint64
+	CeDropped     uint64
+	DataSent      uint64
+	DataReceived  uint64
 }
 
 type programEndpoint struct {

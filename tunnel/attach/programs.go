@@ -242,6 +242,6 @@ func (c *programCounts) add(o *programCounts) {
 	c.Strange += o.Strange
 	c.Returned += o.Returned
 	c.CeDropped += o.CeDropped
-	c.HellosSent += o.HellosSent
-	c.HellosReceived += o.HellosReceived
+	c.DataSent += o.DataSent
+	c.DataReceived += o.DataReceived
 }

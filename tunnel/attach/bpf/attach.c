@@ -96,8 +96,8 @@ struct counts {
 	__u64 strange; // from a port that is neither
 	__u64 returned; // to a port of ours, turned to the one on which WireGuard listens
 	__u64 ce_dropped; // CE around what was not ECN-capable
-	__u64 hellos_sent;
-	__u64 hellos_received;
+	__u64 data_sent; // of those sent, the host's
+	__u64 data_received; // of those received, the host's
 };
 
 // Length of what precedes the IP header: 14 on Ethernet, 0 where there is nothing.
@@ -277,6 +277,13 @@ static __always_inline bool may_spread(struct spread *s, const struct address *f
 	return true;
 }
 
+// Tells whether a message carries a packet, by its UDP length. A keepalive does not,
+// and keeps a NAT's entry for the canonical port.
+static __always_inline bool is_data(struct outer *o, __u16 length)
+{
+	return o->message == MESSAGE_DATA && length > sizeof(*o->udp) + KEEPALIVE_LENGTH;
+}
+
 static __always_inline int sent(struct __sk_buff *skb, const bool v4)
 {
 	struct outer o;
@@ -302,11 +309,10 @@ static __always_inline int sent(struct __sk_buff *skb, const bool v4)
 	bool hello = length == ours->hello;
 	c->sent[o.ecn]++;
 	c->sent_bytes += length - sizeof(*o.udp);
-	// A keepalive keeps a NAT's entry for the canonical port.
-	if (o.message != MESSAGE_DATA || length <= sizeof(*o.udp) + KEEPALIVE_LENGTH)
+	if (!is_data(&o, length))
 		return TC_ACT_UNSPEC;
-	if (hello)
-		c->hellos_sent++;
+	if (!hello)
+		c->data_sent++;
 
 	__u32 hash = skb->hash ? skb->hash : bpf_get_hash_recalc(skb);
 	if (ours->dscp_on) {
@@ -373,8 +379,8 @@ static __always_inline int received(struct __sk_buff *skb, const bool v4)
 	__u16 length = bpf_ntohs(o.udp->len);
 	c->received[o.ecn] += packets;
 	c->received_bytes += length - sizeof(*o.udp);
-	if (length == ours->hello)
-		c->hellos_received++;
+	if (is_data(&o, length) && length != ours->hello)
+		c->data_received += packets;
 	if (spread)
 		c->restored += packets;
 	else if (!canonical)
