@@ -36,14 +36,14 @@ put the canonical port back on what arrives. Flows are spread towards peers that
 are attached too, or are kiloport; both ends agree on it inside the tunnel. A peer
 that is neither gets WireGuard as it is.
 
-Of the options, --ports (8192 here), --port-range, --dscp (zero here) and --metrics
+Of the options, --ports (12288 here), --port-range, --dscp (zero here) and --metrics
 mean something. The ports must be outside of net.ipv4.ip_local_port_range, or
 reserved (net.ipv4.ip_local_reserved_ports), and no socket may have one of them.
 
 kiloport attach status [NAME], or kiloport show NAME, tells how it is, and kiloport
 detach NAME ends it.`,
 		Example: `  kiloport attach wg0
-  kiloport attach wg0 --port-range 20480-28671 --dscp inherit
+  kiloport attach wg0 --port-range 20480-32767 --dscp inherit
   kiloport attach status --json
   PostUp = kiloport attach %i         # in wg-quick's file
   PreDown = kiloport detach %i`,
