@@ -31,7 +31,8 @@ func TestAttach(t *testing.T) {
 		testInKernel(t, k.Run)
 		return
 	}
-	families(t, attachedFlowsSpread)
+	families(t, func(t *testing.T, ipv6 bool) { attachedFlowsSpread(t, attached(t), ipv6) })
+	t.Run("daemon as the peer", func(t *testing.T) { attachedFlowsSpread(t, ours(t), true) })
 	t.Run("under load", func(t *testing.T) { attachUnderLoad(t, true) })
 	t.Run("peer gone", func(t *testing.T) { attachedPeerGone(t, false) })
 	t.Run("stock peer", func(t *testing.T) { attachedStockPeer(t, true) })
@@ -48,7 +49,8 @@ func TestAttachStockKernel(t *testing.T) {
 		testInKernel(t, k.Run)
 		return
 	}
-	families(t, attachedFlowsSpread)
+	families(t, func(t *testing.T, ipv6 bool) { attachedFlowsSpread(t, attached(t), ipv6) })
+	t.Run("daemon as the peer", func(t *testing.T) { attachedFlowsSpread(t, ours(t), false) })
 }
 
 // testInKernel runs the test that calls it in another kernel.
@@ -127,11 +129,11 @@ func watchBoth(t *testing.T, tun *tunnels.Tunnel) (check func()) {
 }
 
 // attachedFlowsSpread wants 300 flows to be nearly as many outside, and the
-// endpoints to stay where they are.
-func attachedFlowsSpread(t *testing.T, ipv6 bool) {
+// endpoints to stay where they are, between an attached kernel and another.
+func attachedFlowsSpread(t *testing.T, atB tunnels.Daemon, ipv6 bool) {
 	const flows, fewest = 300, 285
 	s := netlab.ForTest(t, netlab.SitesConfig{})
-	tun, err := tunnels.Start(t.Context(), s, attached(t), attached(t), tunnels.Config{IPv6: ipv6})
+	tun, err := tunnels.Start(t.Context(), s, attached(t), atB, tunnels.Config{IPv6: ipv6})
 	if err != nil {
 		t.Fatal(err)
 	}

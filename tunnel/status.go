@@ -244,6 +244,7 @@ func (p *peer) status() PeerStatus {
 	}
 	p.laneStatus(&s.Lanes)
 	p.pathStatus(&s)
+	p.kernelStatus(&s)
 	return s
 }
 

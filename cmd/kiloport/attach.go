@@ -12,7 +12,7 @@ import (
 
 	"kiloport/tunnel"
 	"kiloport/tunnel/attach"
-	"kiloport/tunnel/attach/wire"
+	"kiloport/tunnel/attach/accord"
 	"kiloport/tunnel/ecn"
 )
 
@@ -89,7 +89,7 @@ func (c *command) attachConfig(name string) (*attachConfig, error) {
 		a.Ports = uint16(a.options.Ports)
 	}
 	if r := a.options.PortRange; r.High != 0 {
-		a.Range = wire.Range{Low: r.Low, Count: r.High - r.Low + 1}
+		a.Range = accord.Range{Low: r.Low, Count: r.High - r.Low + 1}
 	}
 	if _, ok := c.chosen.values["dscp"]; ok && a.options.DSCP != ecn.FixedDSCP(0) {
 		a.DSCP = &a.options.DSCP

@@ -19,7 +19,7 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"kiloport/tunnel"
-	"kiloport/tunnel/attach/wire"
+	"kiloport/tunnel/attach/accord"
 	"kiloport/tunnel/ecn"
 )
 
@@ -41,7 +41,7 @@ type Config struct {
 	// Device is the name of the WireGuard interface.
 	Device string
 	// Range is where data leaves from; Count 0 looks for Ports free ones.
-	Range wire.Range
+	Range accord.Range
 	// Ports is how many to look for; 0 is DefaultPorts.
 	Ports uint16
 	// DSCP gives the outer DSCP for the inner one. nil leaves it as the kernel
@@ -65,8 +65,8 @@ type Attachment struct {
 	heard    chan []byte
 	links    chan netlink.LinkUpdate
 
-	sends wire.Range
-	local local
+	sends accord.Range
+	local accord.Local
 	peers peerTable
 
 	published atomic.Pointer[tunnel.Status]
@@ -271,7 +271,7 @@ func (a *Attachment) loop(ctx context.Context) error {
 func (a *Attachment) turn(now time.Time) {
 	for _, p := range a.peers.all {
 		a.complain(p.count(now))
-		say := p.step(now)
+		say := p.Step(now)
 		a.complain(a.peers.apply(now, p))
 		if say {
 			a.say(now, p, true)
@@ -295,7 +295,7 @@ func (a *Attachment) update(now time.Time) error {
 
 // refresh takes what WireGuard says.
 func (a *Attachment) refresh(now time.Time, d *wgtypes.Device) error {
-	if port := uint16(d.ListenPort); port != a.local.port {
+	if port := uint16(d.ListenPort); port != a.local.Port {
 		if err := a.listenOn(port); err != nil {
 			return err
 		}
@@ -311,7 +311,7 @@ func (a *Attachment) refresh(now time.Time, d *wgtypes.Device) error {
 func (a *Attachment) listenOn(port uint16) error {
 	var b [8]byte
 	rand.Read(b[:]) // never fails
-	a.local = local{instance: binary.NativeEndian.Uint64(b[:]) | 1, port: port, sends: a.sends}
+	a.local = accord.Local{Instance: binary.NativeEndian.Uint64(b[:]) | 1, Port: port, Sends: a.sends, Flags: accord.Origin}
 	s := deviceSettings{port: port, sends: a.sends}
 	if a.config.DSCP != nil {
 		s.dscp = new([64]uint8)
@@ -324,7 +324,7 @@ func (a *Attachment) listenOn(port uint16) error {
 
 // listenTo takes what the program hello has caught.
 func (a *Attachment) listenTo(now time.Time, packet []byte) {
-	from, _, h, err := wire.ParsePacket(packet)
+	from, _, h, err := accord.ParsePacket(packet)
 	if err != nil {
 		a.peers.malformed++
 		return
@@ -334,12 +334,12 @@ func (a *Attachment) listenTo(now time.Time, packet []byte) {
 		a.peers.malformed++
 		return
 	}
-	if p.mode != modeSpread {
+	if p.Mode != accord.Spread {
 		// Its endpoint may be newer than what we know.
 		a.complain(a.update(now))
 	}
 	p.inner = from
-	answer := p.listen(now, h)
+	answer := p.Listen(now, h)
 	a.complain(a.peers.apply(now, p))
 	if answer && now.Sub(p.answered) >= answerEvery {
 		p.answered = now
@@ -363,7 +363,7 @@ func (a *Attachment) say(now time.Time, p *peer, ask bool) {
 func (a *Attachment) leave() error {
 	began := time.Now()
 	for _, p := range a.peers.all {
-		p.leave()
+		p.Leave()
 	}
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
@@ -372,8 +372,8 @@ func (a *Attachment) leave() error {
 		waiting := false
 		for _, p := range a.peers.all {
 			a.complain(a.peers.apply(now, p))
-			spread = spread || p.theirs.Flags.Has(wire.Spreading)
-			if !p.left(now) {
+			spread = spread || p.Theirs.Flags.Has(accord.Spreading)
+			if !p.Left(now) {
 				waiting = true
 				a.say(now, p, true)
 			}

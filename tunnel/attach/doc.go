@@ -4,7 +4,7 @@
 // Start at [New] in attachment.go, then [Attachment.Run]. bpf/attach.c has the eBPF
 // programs that do it, programs.go loads them and writes their maps, hooks.go puts
 // them on interfaces, agreement.go is the state machine that decides towards which
-// peers flows are spread, by what package wire says between the two ends, and
+// peers flows are spread, by what package accord has said between the two ends, and
 // refuse.go says why a device cannot be attached to.
 //
 // Spreading is agreed on, not assumed: WireGuard takes the source of whatever it

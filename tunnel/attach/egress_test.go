@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"net/netip"
 	"testing"
+
+	"kiloport/tunnel/attach/accord"
 )
 
 // families are two ends that talk to each other, us first.
@@ -30,7 +32,7 @@ func (r *rig) probed(us, them netip.AddrPort, s spreading) {
 	r.Helper()
 	s.slot = slot
 	last := s.mode
-	s.mode = modeProbe
+	s.mode = accord.Probe
 	r.do(r.kernel.setEndpoint(them, s))
 	r.egress(datagram{from: us, to: them, payload: message(4, helloLength)}.bytes())
 	s.mode = last
@@ -45,7 +47,7 @@ func TestEgressSpreads(t *testing.T) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
 			r := newRig(t)
-			r.probed(f.us, f.them, spreading{mode: modeSpread, ports: ourRange.Count})
+			r.probed(f.us, f.them, spreading{mode: accord.Spread, ports: ourRange.Count})
 			for _, tos := range []uint8{0, 2, 1, 3} {
 				for _, noSum := range []bool{false, true} {
 					if noSum && f.us.Addr().Is6() {
@@ -78,7 +80,7 @@ func TestEgressSpreads(t *testing.T) {
 func TestEgressLeavesAlone(t *testing.T) {
 	for _, f := range families {
 		r := newRig(t)
-		r.probed(f.us, f.them, spreading{mode: modeSpread, ports: ourRange.Count})
+		r.probed(f.us, f.them, spreading{mode: accord.Spread, ports: ourRange.Count})
 		port := func(a netip.AddrPort, p uint16) netip.AddrPort { return netip.AddrPortFrom(a.Addr(), p) }
 		data := message(4, 1000)
 		cases := map[string]datagram{
@@ -116,7 +118,7 @@ func TestEgressProbesWithHelloAlone(t *testing.T) {
 	for _, f := range families {
 		r := newRig(t)
 		ports := map[uint16]bool{}
-		for _, mode := range []mode{modePlain, modeProbe} {
+		for _, mode := range []accord.Mode{accord.Plain, accord.Probe} {
 			r.do(r.kernel.setEndpoint(f.them, spreading{slot: slot, mode: mode, ports: ourRange.Count}))
 			data := datagram{from: f.us, to: f.them, payload: message(4, 1000)}.bytes()
 			if v := r.egress(data); !bytes.Equal(v.packet, data) {
@@ -125,7 +127,7 @@ func TestEgressProbesWithHelloAlone(t *testing.T) {
 			for range 20 {
 				hello := datagram{from: f.us, to: f.them, payload: message(4, helloLength)}.bytes()
 				v := r.egress(hello)
-				if mode == modePlain && !bytes.Equal(v.packet, hello) {
+				if mode == accord.Plain && !bytes.Equal(v.packet, hello) {
 					t.Errorf("%s: HELLO was spread in mode %d", f.name, mode)
 				}
 				if p := parse(t, v.packet); p.sumsGood {
@@ -148,7 +150,7 @@ func TestEgressHonoursTheNumberOfPorts(t *testing.T) {
 		seen, labels := map[uint16]bool{}, map[uint32]bool{}
 		for i := range uint16(300) {
 			to := netip.AddrPortFrom(them.Addr(), 1000+i)
-			r.probed(us, to, spreading{mode: modeSpread, ports: n})
+			r.probed(us, to, spreading{mode: accord.Spread, ports: n})
 			p := parse(t, r.egress(datagram{from: us, to: to, payload: message(4, 900)}.bytes()).packet)
 			if off := p.from.Port() - ourRange.Low; off >= n {
 				t.Fatalf("port %d of %d", off, n)
@@ -164,7 +166,7 @@ func TestEgressHonoursTheNumberOfPorts(t *testing.T) {
 func TestEgressTellsTheOrigin(t *testing.T) {
 	for _, f := range families {
 		r := newRig(t)
-		r.probed(f.us, f.them, spreading{mode: modeSpread, ports: ourRange.Count, origin: true})
+		r.probed(f.us, f.them, spreading{mode: accord.Spread, ports: ourRange.Count, origin: true})
 		for _, tos := range []uint8{0, 1, 2} {
 			p := parse(t, r.egress(datagram{from: f.us, to: f.them, tos: tos, payload: message(4, 1000)}.bytes()).packet)
 			if odd := (p.from.Port()-ourRange.Low)&1 == 1; odd != (tos != 0) {
@@ -182,10 +184,10 @@ func TestEgressSetsDSCP(t *testing.T) {
 			table[i] = 46
 		}
 		r.do(r.kernel.configure(deviceSettings{port: ourPort, sends: ourRange, dscp: &table}))
-		for _, m := range []mode{modePlain, modeSpread} {
+		for _, m := range []accord.Mode{accord.Plain, accord.Spread} {
 			r.probed(f.us, f.them, spreading{mode: m, ports: ourRange.Count})
 			p := parse(t, r.egress(datagram{from: f.us, to: f.them, tos: 2, payload: message(4, 1000)}.bytes()).packet)
-			if p.tos != 46<<2|2 || !p.sumsGood || ourRange.Contains(p.from.Port()) != (m == modeSpread) {
+			if p.tos != 46<<2|2 || !p.sumsGood || ourRange.Contains(p.from.Port()) != (m == accord.Spread) {
 				t.Errorf("%s, mode %d: traffic class %#x, sums good: %v, from %v", f.name, m, p.tos, p.sumsGood, p.from)
 			}
 			handshake := datagram{from: f.us, to: f.them, tos: 0x88, payload: message(1, 148)}.bytes()

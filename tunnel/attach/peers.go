@@ -9,7 +9,7 @@ import (
 
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
-	"kiloport/tunnel/attach/wire"
+	"kiloport/tunnel/attach/accord"
 )
 
 // answerEvery bounds how often a peer gets answers.
@@ -17,7 +17,7 @@ const answerEvery = 20 * time.Millisecond
 
 // peer is one peer of the device.
 type peer struct {
-	agreement
+	accord.Agreement
 	losses
 	kernel   *kernelPart
 	key      wgtypes.Key
@@ -35,7 +35,7 @@ type peer struct {
 type applied struct {
 	endpoint netip.AddrPort
 	spread   spreading
-	restores wire.Range
+	restores accord.Range
 	origin   bool
 }
 
@@ -46,7 +46,7 @@ func (p *peer) count(now time.Time) error {
 		return err
 	}
 	if c.DataSent != p.counts.DataSent || c.DataReceived != p.counts.DataReceived {
-		p.flowed(now)
+		p.Flowed(now)
 	}
 	p.counts = c
 	return nil
@@ -55,27 +55,28 @@ func (p *peer) count(now time.Time) error {
 // target is the inner address to say HELLO to: that from which the peer speaks, or
 // one of those that it may have, in turn.
 func (p *peer) target() netip.Addr {
-	if p.inner.IsValid() && (p.offered.IsZero() || p.offers%2 == 0) {
+	tries, silent := p.Offering()
+	if p.inner.IsValid() && (!silent || tries%2 == 0) {
 		return p.inner
 	}
 	if len(p.targets) == 0 {
 		return netip.Addr{}
 	}
-	return p.targets[p.offers%len(p.targets)]
+	return p.targets[tries%len(p.targets)]
 }
 
 // hello makes the next HELLO.
-func (p *peer) hello(now time.Time, ask bool) wire.Hello {
+func (p *peer) hello(now time.Time, ask bool) accord.Hello {
 	if c, err := p.kernel.counts(p.slot); err == nil {
 		p.counts.Restored = c.Restored
 	}
-	return p.say(now, ask, uint32(p.counts.Restored), p.limit)
+	return p.Say(now, ask, uint32(p.counts.Restored), p.limit)
 }
 
 // peerTable is all peers of the device, and what the kernel part knows of them.
 type peerTable struct {
 	kernel    *kernelPart
-	local     *local
+	local     *accord.Local
 	own       []netip.Prefix // addresses of the device
 	all       []*peer        // in WireGuard's order
 	free      []uint32       // slots
@@ -83,7 +84,7 @@ type peerTable struct {
 	malformed uint64
 }
 
-func newPeerTable(k *kernelPart, l *local) peerTable {
+func newPeerTable(k *kernelPart, l *accord.Local) peerTable {
 	t := peerTable{kernel: k, local: l, byAddress: make(map[netip.Addr]*peer)}
 	for slot := uint32(maxSlots); slot > 0; slot-- {
 		t.free = append(t.free, slot-1)
@@ -118,7 +119,7 @@ func (t *peerTable) refresh(now time.Time, list []wgtypes.Peer, own []netip.Pref
 	}
 	t.share()
 	for _, p := range t.all {
-		p.observe(now, endpointOf(&p.wg), p.wg.LastHandshakeTime)
+		p.Observe(now, endpointOf(&p.wg), p.wg.LastHandshakeTime)
 		err = errors.Join(err, t.apply(now, p))
 	}
 	return err
@@ -129,7 +130,7 @@ func (t *peerTable) add(key wgtypes.Key) *peer {
 	if n == 0 {
 		return nil
 	}
-	p := &peer{agreement: *newAgreement(t.local), kernel: t.kernel, key: key, slot: t.free[n-1]}
+	p := &peer{Agreement: *accord.NewAgreement(t.local), kernel: t.kernel, key: key, slot: t.free[n-1]}
 	if t.kernel.clearCounts(p.slot) != nil {
 		return nil
 	}
@@ -160,13 +161,13 @@ func (t *peerTable) forget(p *peer) (err error) {
 func (t *peerTable) share() {
 	first := make(map[netip.Addr]*peer, len(t.all))
 	for _, p := range t.all {
-		p.shared = ""
+		p.Shared = ""
 		at := endpointOf(&p.wg)
 		if !at.IsValid() {
 			continue
 		}
 		if other := first[at.Addr()]; other != nil {
-			p.shared = other.key.String()
+			p.Shared = other.key.String()
 			continue
 		}
 		first[at.Addr()] = p
@@ -176,8 +177,8 @@ func (t *peerTable) share() {
 // apply tells the kernel part what has changed of a peer.
 func (t *peerTable) apply(now time.Time, p *peer) error {
 	want := applied{
-		endpoint: p.endpoint, restores: p.restores(now), origin: p.origin(),
-		spread: spreading{slot: p.slot, mode: p.mode, ports: p.ports(), origin: p.origin()},
+		endpoint: p.Endpoint, restores: p.Restores(now), origin: p.Origin(),
+		spread: spreading{slot: p.slot, mode: p.Mode, ports: p.Ports(), origin: p.Origin()},
 	}
 	old := p.applied
 	if want == old {
@@ -192,7 +193,7 @@ func (t *peerTable) apply(now time.Time, p *peer) error {
 		return nil
 	}
 	// What comes from there is counted even if nothing is put back.
-	if at := want.endpoint.Addr(); p.shared == "" {
+	if at := want.endpoint.Addr(); p.Shared == "" {
 		if err := t.kernel.setSource(want.endpoint, p.slot, want.restores, want.origin); err != nil {
 			return err
 		}

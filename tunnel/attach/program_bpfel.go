@@ -55,7 +55,8 @@ type programSettings struct {
 	Port   uint16
 	Low    uint16
 	Count  uint16
-	Hello  uint16
+	Ask    uint16
+	Answer uint16
 	DscpOn uint8
 	Dscp   [64]uint8
 	_      [1]byte

@@ -8,17 +8,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
-	"kiloport/tunnel/attach/wire"
-)
-
-// mode is which messages to an endpoint may leave from other ports than the
-// canonical one, as in bpf/attach.c.
-type mode uint8
-
-const (
-	modePlain  mode = 0
-	modeProbe  mode = 1 // HELLO
-	modeSpread mode = 2 // every data message
+	"kiloport/tunnel/attach/accord"
 )
 
 // maxSlots is how many peers have counters, and so may be spread to.
@@ -137,14 +127,14 @@ func mapAddress(a netip.Addr) (m programAddress) {
 // deviceSettings are what the programs have to know of the WireGuard device.
 type deviceSettings struct {
 	port  uint16
-	sends wire.Range
+	sends accord.Range
 	dscp  *[64]uint8 // the outer DSCP by the inner one; nil leaves what the kernel sets
 }
 
 func (k *kernelPart) configure(d deviceSettings) error {
 	s := programSettings{
 		Port: bigEndian(d.port), Low: d.sends.Low, Count: d.sends.Count,
-		Hello: wire.OuterSize + udpHeader,
+		Ask: accord.AskSize + accord.Overhead + udpHeader, Answer: accord.AnswerSize + accord.Overhead + udpHeader,
 	}
 	if d.dscp != nil {
 		s.DscpOn, s.Dscp = 1, *d.dscp
@@ -158,9 +148,9 @@ func (k *kernelPart) configure(d deviceSettings) error {
 // spreading is how data to an endpoint is treated.
 type spreading struct {
 	slot   uint32
-	mode   mode
+	mode   accord.Mode
 	ports  uint16 // of those of the device, how many
-	origin bool   // see wire.Origin
+	origin bool   // see accord.Origin
 }
 
 func endpointKey(to netip.AddrPort) *programEndpoint {
@@ -173,7 +163,7 @@ func (k *kernelPart) setEndpoint(to netip.AddrPort, s spreading) error {
 	key := endpointKey(to)
 	value := programSpread{Slot: s.slot, Count: s.ports, Mode: uint8(s.mode), Origin: flag(s.origin)}
 	var old programSpread
-	if s.mode == modeSpread && k.maps.Endpoints.Lookup(key, &old) == nil {
+	if s.mode == accord.Spread && k.maps.Endpoints.Lookup(key, &old) == nil {
 		value.From = old.From
 	}
 	if err := k.maps.Endpoints.Put(key, &value); err != nil {
@@ -186,7 +176,7 @@ func (k *kernelPart) forgetEndpoint(to netip.AddrPort) error {
 	return gone(k.maps.Endpoints.Delete(endpointKey(to)))
 }
 
-func (k *kernelPart) setSource(from netip.AddrPort, slot uint32, sends wire.Range, origin bool) error {
+func (k *kernelPart) setSource(from netip.AddrPort, slot uint32, sends accord.Range, origin bool) error {
 	key := mapAddress(from.Addr())
 	value := programRestore{Slot: slot, Port: bigEndian(from.Port()), Low: sends.Low, Count: sends.Count, Origin: flag(origin)}
 	if err := k.maps.Sources.Put(&key, &value); err != nil {

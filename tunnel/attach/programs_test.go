@@ -10,7 +10,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
-	"kiloport/tunnel/attach/wire"
+	"kiloport/tunnel/attach/accord"
 )
 
 // TestObjectsAreOfThisSource fails where the programs were changed and not
@@ -33,8 +33,8 @@ func TestObjectsAreOfThisSource(t *testing.T) {
 const ourPort, theirPort = 51820, 51821
 
 var (
-	ourRange   = wire.Range{Low: 20480, Count: 8192}
-	theirRange = wire.Range{Low: 30000, Count: 1024}
+	ourRange   = accord.Range{Low: 20480, Count: 8192}
+	theirRange = accord.Range{Low: 30000, Count: 1024}
 )
 
 // rig is the programs in this kernel, which runs them on packets of the tests.

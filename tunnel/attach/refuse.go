@@ -14,7 +14,7 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
-	"kiloport/tunnel/attach/wire"
+	"kiloport/tunnel/attach/accord"
 )
 
 // A host is what is asked of the machine before anything is changed on it.
@@ -57,7 +57,7 @@ func (h host) checkSocket(name string, port uint16) error {
 }
 
 // checkRange says why data cannot leave from these ports.
-func (h host) checkRange(r wire.Range, listen uint16, others []attached) error {
+func (h host) checkRange(r accord.Range, listen uint16, others []attached) error {
 	if r.Count == 0 || r.Low == 0 {
 		return fmt.Errorf("port range %d-%d: it has no ports", r.Low, r.High())
 	}
@@ -87,24 +87,24 @@ func (h host) checkRange(r wire.Range, listen uint16, others []attached) error {
 	return nil
 }
 
-func overlap(a, b wire.Range) bool {
+func overlap(a, b accord.Range) bool {
 	return a.Count != 0 && b.Count != 0 && a.Low <= b.High() && b.Low <= a.High()
 }
 
 // chooseRange finds ports that checkRange has nothing against: as many as want, or
 // half as many again and again where there are no more.
-func (h host) chooseRange(want, listen uint16, others []attached) (wire.Range, error) {
+func (h host) chooseRange(want, listen uint16, others []attached) (accord.Range, error) {
 	const first, step, fewest = 20480, 1024, 256
 	var last error
 	for n := want; n >= min(want, fewest); n /= 2 {
 		for low := first; low+int(n) <= 1<<16; low += step {
-			r := wire.Range{Low: uint16(low), Count: n}
+			r := accord.Range{Low: uint16(low), Count: n}
 			if last = h.checkRange(r, listen, others); last == nil {
 				return r, nil
 			}
 		}
 		for low := step; low < first; low += step {
-			r := wire.Range{Low: uint16(low), Count: n}
+			r := accord.Range{Low: uint16(low), Count: n}
 			if last = h.checkRange(r, listen, others); last == nil {
 				return r, nil
 			}
@@ -113,12 +113,12 @@ func (h host) chooseRange(want, listen uint16, others []attached) (wire.Range, e
 			break
 		}
 	}
-	return wire.Range{}, fmt.Errorf("no %d free ports side by side: %w", want, last)
+	return accord.Range{}, fmt.Errorf("no %d free ports side by side: %w", want, last)
 }
 
 // givenOut gives a port of a range that the kernel may give to a socket, 0 if
 // there is none.
-func (h host) givenOut(r wire.Range) (uint16, error) {
+func (h host) givenOut(r accord.Range) (uint16, error) {
 	low, high, err := h.localPorts()
 	if err != nil {
 		return 0, err
@@ -129,7 +129,7 @@ func (h host) givenOut(r wire.Range) (uint16, error) {
 	}
 	from, to := max(int(r.Low), low), min(int(r.High()), high)
 	for port := from; port <= to; port++ {
-		if !slices.ContainsFunc(reserved, func(s wire.Range) bool { return s.Contains(uint16(port)) }) {
+		if !slices.ContainsFunc(reserved, func(s accord.Range) bool { return s.Contains(uint16(port)) }) {
 			return uint16(port), nil
 		}
 	}
@@ -155,7 +155,7 @@ func (h host) localPorts() (low, high int, err error) {
 	return low, high, nil
 }
 
-func (h host) reservedPorts() (reserved []wire.Range, err error) {
+func (h host) reservedPorts() (reserved []accord.Range, err error) {
 	text, err := h.sysctl("net/ipv4/ip_local_reserved_ports")
 	if err != nil || text == "" {
 		return nil, err
@@ -173,7 +173,7 @@ func (h host) reservedPorts() (reserved []wire.Range, err error) {
 		if err != nil || high < low {
 			return nil, fmt.Errorf("net.ipv4.ip_local_reserved_ports is %q", text)
 		}
-		reserved = append(reserved, wire.Range{Low: uint16(low), Count: uint16(high - low + 1)})
+		reserved = append(reserved, accord.Range{Low: uint16(low), Count: uint16(high - low + 1)})
 	}
 	return reserved, nil
 }

@@ -9,7 +9,7 @@ import (
 
 	"golang.zx2c4.com/wireguard/wgctrl"
 
-	"kiloport/tunnel/attach/wire"
+	"kiloport/tunnel/attach/accord"
 )
 
 // pretend makes a host of files.
@@ -37,18 +37,18 @@ const usual, wireguardSocket = "32768\t60999", "  12: 00000000:CA6C 00000000:000
 func TestRefusals(t *testing.T) {
 	for name, test := range map[string]struct {
 		host   host
-		r      wire.Range
+		r      accord.Range
 		others []attached
 		want   string // in the error; "" is none
 	}{
-		"free":           {pretend(t, usual, "", wireguardSocket), wire.Range{Low: 20480, Count: 8192}, nil, ""},
-		"given out":      {pretend(t, usual, ""), wire.Range{Low: 30000, Count: 4096}, nil, "the kernel gives 32768 to others (net.ipv4.ip_local_port_range): choose another with --port-range, or reserve it: sysctl net.ipv4.ip_local_reserved_ports=30000-34095"},
-		"reserved":       {pretend(t, usual, "1,32768-34095"), wire.Range{Low: 30000, Count: 4096}, nil, ""},
-		"not all of it":  {pretend(t, usual, "32768-34094"), wire.Range{Low: 30000, Count: 4096}, nil, "gives 34095 to others"},
-		"a socket":       {pretend(t, usual, "", wireguardSocket, "  13: 0100007F:5001 00000000:0000 07"), wire.Range{Low: 20480, Count: 8192}, nil, "a UDP socket has port 20481"},
-		"listen port":    {pretend(t, "1024 2048", ""), wire.Range{Low: 51000, Count: 1000}, nil, "WireGuard itself listens on 51820"},
-		"nothing":        {pretend(t, usual, ""), wire.Range{Low: 20480}, nil, "has no ports"},
-		"another device": {pretend(t, usual, ""), wire.Range{Low: 20480, Count: 1024}, []attached{{"wg1", wire.Range{Low: 21503, Count: 1}}}, "wg1 is spread over 21503-21503"},
+		"free":           {pretend(t, usual, "", wireguardSocket), accord.Range{Low: 20480, Count: 8192}, nil, ""},
+		"given out":      {pretend(t, usual, ""), accord.Range{Low: 30000, Count: 4096}, nil, "the kernel gives 32768 to others (net.ipv4.ip_local_port_range): choose another with --port-range, or reserve it: sysctl net.ipv4.ip_local_reserved_ports=30000-34095"},
+		"reserved":       {pretend(t, usual, "1,32768-34095"), accord.Range{Low: 30000, Count: 4096}, nil, ""},
+		"not all of it":  {pretend(t, usual, "32768-34094"), accord.Range{Low: 30000, Count: 4096}, nil, "gives 34095 to others"},
+		"a socket":       {pretend(t, usual, "", wireguardSocket, "  13: 0100007F:5001 00000000:0000 07"), accord.Range{Low: 20480, Count: 8192}, nil, "a UDP socket has port 20481"},
+		"listen port":    {pretend(t, "1024 2048", ""), accord.Range{Low: 51000, Count: 1000}, nil, "WireGuard itself listens on 51820"},
+		"nothing":        {pretend(t, usual, ""), accord.Range{Low: 20480}, nil, "has no ports"},
+		"another device": {pretend(t, usual, ""), accord.Range{Low: 20480, Count: 1024}, []attached{{"wg1", accord.Range{Low: 21503, Count: 1}}}, "wg1 is spread over 21503-21503"},
 	} {
 		err := test.host.checkRange(test.r, 51820, test.others)
 		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
@@ -60,12 +60,12 @@ func TestRefusals(t *testing.T) {
 func TestChooseRange(t *testing.T) {
 	for name, test := range map[string]struct {
 		host host
-		want wire.Range
+		want accord.Range
 	}{
-		"the usual":        {pretend(t, usual, ""), wire.Range{Low: 20480, Count: 8192}},
-		"a socket":         {pretend(t, usual, "", "  13: 0100007F:5001 00000000:0000 07"), wire.Range{Low: 21504, Count: 8192}},
-		"everything local": {pretend(t, "1024 65535", "50000-60000"), wire.Range{Low: 54272, Count: 4096}},
-		"below":            {pretend(t, "20480 65535", ""), wire.Range{Low: 1024, Count: 8192}},
+		"the usual":        {pretend(t, usual, ""), accord.Range{Low: 20480, Count: 8192}},
+		"a socket":         {pretend(t, usual, "", "  13: 0100007F:5001 00000000:0000 07"), accord.Range{Low: 21504, Count: 8192}},
+		"everything local": {pretend(t, "1024 65535", "50000-60000"), accord.Range{Low: 52224, Count: 4096}},
+		"below":            {pretend(t, "20480 65535", ""), accord.Range{Low: 1024, Count: 8192}},
 	} {
 		if got, err := test.host.chooseRange(8192, 51820, nil); err != nil || got != test.want {
 			t.Errorf("%s: %v, error %v, want %v", name, got, err, test.want)
@@ -98,7 +98,7 @@ func TestOwnedPorts(t *testing.T) {
 		if err := thisHost.checkSocket("wg0", port); err != nil {
 			t.Error(err)
 		}
-		if err := thisHost.checkRange(wire.Range{Low: port, Count: 1}, 1, nil); err == nil {
+		if err := thisHost.checkRange(accord.Range{Low: port, Count: 1}, 1, nil); err == nil {
 			t.Errorf("%s: port %d is taken for free", network, port)
 		}
 	}

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 
-	"kiloport/tunnel/attach/wire"
+	"kiloport/tunnel/attach/accord"
 )
 
 // A speaker sends HELLO into the WireGuard device.
@@ -49,8 +49,8 @@ func (s *speaker) close() {
 }
 
 // say sends a HELLO. An invalid from leaves our address to the kernel.
-func (s *speaker) say(from, to netip.Addr, h *wire.Hello) error {
-	at := &net.UDPAddr{IP: to.AsSlice(), Port: wire.Port}
+func (s *speaker) say(from, to netip.Addr, h *accord.Hello) error {
+	at := &net.UDPAddr{IP: to.AsSlice(), Port: accord.Port}
 	var err error
 	switch {
 	case to.Is4() && s.v4 != nil:

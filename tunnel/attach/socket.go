@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"kiloport/tunnel"
-	"kiloport/tunnel/attach/wire"
+	"kiloport/tunnel/attach/accord"
 )
 
 // folder has a socket for each attached device. It is not WireGuard's own, where
@@ -103,13 +103,13 @@ func Detach(device string) error {
 // attached is another device of this network namespace, and its ports.
 type attached struct {
 	name  string
-	ports wire.Range
+	ports accord.Range
 }
 
 // rangeAnswer is what is answered to askRange.
 type rangeAnswer struct {
 	Namespace string // the network namespace, as /proc names it
-	Ports     wire.Range
+	Ports     accord.Range
 }
 
 // otherAttached lists what else is attached in this network namespace.
@@ -170,7 +170,7 @@ func (a *Attachment) answer(conn net.Conn) {
 		json.NewEncoder(conn).Encode(a.Status()) // who asked may have gone
 	case askRange:
 		here, _ := os.Readlink("/proc/self/ns/net")
-		json.NewEncoder(conn).Encode(rangeAnswer{here, a.local.sends})
+		json.NewEncoder(conn).Encode(rangeAnswer{here, a.sends})
 	case askDetach:
 		a.stop()
 		<-a.ended

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"kiloport/tunnel"
+	"kiloport/tunnel/attach/accord"
 )
 
 // The words of [tunnel.PeerStatus]'s mode.
@@ -31,7 +32,7 @@ func (a *Attachment) publish(now time.Time) {
 		dscp = a.config.DSCP.String()
 	}
 	s := &tunnel.Status{
-		Name: a.config.Device, ListenPort: a.local.port, Up: true, Attached: a.hooks.names(),
+		Name: a.config.Device, ListenPort: a.local.Port, Up: true, Attached: a.hooks.names(),
 		Spread: tunnel.SpreadPorts.String(), ECN: "kernel", DSCP: dscp, DSCPDecap: "pipe", ControlDSCP: "AF41",
 		Pool: tunnel.PoolStatus{
 			Ports: int(r.Count), Limit: int(r.Count), Open: int(r.Count),
@@ -53,11 +54,11 @@ func (a *Attachment) publish(now time.Time) {
 
 func (p *peer) modeName() string {
 	switch {
-	case p.mode == modeSpread:
+	case p.Mode == accord.Spread:
 		return modeNameDirect
-	case p.mode == modeProbe:
+	case p.Mode == accord.Probe:
 		return modeNameProbing
-	case p.theirs.Version == 0:
+	case p.Theirs.Version == 0:
 		return modeNameStock
 	}
 	return modeNameFallback
@@ -68,21 +69,21 @@ func (p *peer) status(now time.Time) tunnel.PeerStatus {
 	s := tunnel.PeerStatus{
 		PublicKey: p.key.String(), AllowedIPs: append(p.allowed[:0:0], p.allowed...),
 		Keepalive: uint16(p.wg.PersistentKeepaliveInterval / time.Second),
-		Version:   p.theirs.Version, Mode: p.modeName(), Reason: p.reason,
+		Version:   p.Theirs.Version, Mode: p.modeName(), Reason: p.Reason,
 		ECN: "normal", Cipher: "chacha20poly1305",
 		Sent:     tunnel.TrafficStatus{Packets: sum(c.Sent), Bytes: c.SentBytes, ECT1: c.Sent[1], ECT0: c.Sent[2], CE: c.Sent[3]},
 		Received: tunnel.TrafficStatus{Packets: sum(c.Received), Bytes: c.ReceivedBytes, ECT1: c.Received[1], ECT0: c.Received[2], CE: c.Received[3]},
 		Drops:    map[string]uint64{},
 	}
-	if p.endpoint.IsValid() {
-		s.Endpoint = p.endpoint.String()
+	if p.Endpoint.IsValid() {
+		s.Endpoint = p.Endpoint.String()
 	}
 	if !p.wg.LastHandshakeTime.IsZero() {
 		at := p.wg.LastHandshakeTime
 		s.LastHandshake = &at
 	}
-	if p.mode == modeSpread {
-		s.Lanes.Agreed = int(p.ports())
+	if p.Mode == accord.Spread {
+		s.Lanes.Agreed = int(p.Ports())
 	}
 	s.Lanes.Received = int(p.applied.restores.Count)
 	s.Attached = &tunnel.AttachedStatus{

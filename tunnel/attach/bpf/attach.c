@@ -37,7 +37,7 @@
 
 // What may be sent from other ports than WireGuard's own.
 #define MODE_PLAIN 0
-#define MODE_PROBE 1 // HELLO
+#define MODE_PROBE 1 // HELLO that asks
 #define MODE_SPREAD 2 // every data message
 
 #define DSCP_BITS 6
@@ -53,7 +53,8 @@ struct settings {
 	__be16 port; // on which it listens
 	__u16 low; // first of the ports from which its data leaves
 	__u16 count; // of these ports
-	__u16 hello; // UDP length of the message that carries HELLO
+	__u16 ask; // UDP length of the message that carries a HELLO which asks,
+	__u16 answer; // and one that does not
 	__u8 dscp_on; // note runs: the low bits of the hash are the inner DSCP
 	__u8 dscp[64]; // the outer DSCP by the inner one
 };
@@ -267,11 +268,11 @@ static __always_inline bool same(const struct address *a, const struct address *
 // Tells whether a message may leave from another port than the canonical one. The
 // address that the peer knows us by is noted while it is probed: from another one
 // nothing is spread, for the peer would not know whose ports to put back.
-static __always_inline bool may_spread(struct spread *s, const struct address *from, bool hello)
+static __always_inline bool may_spread(struct spread *s, const struct address *from, bool ask)
 {
 	if (s->mode == MODE_SPREAD)
 		return same(&s->from, from);
-	if (s->mode != MODE_PROBE || !hello)
+	if (s->mode != MODE_PROBE || !ask)
 		return false;
 	s->from = *from;
 	return true;
@@ -306,12 +307,12 @@ static __always_inline int sent(struct __sk_buff *skb, const bool v4)
 		return TC_ACT_UNSPEC;
 
 	__u16 length = bpf_ntohs(o.udp->len);
-	bool hello = length == ours->hello;
+	bool ask = length == ours->ask;
 	c->sent[o.ecn]++;
 	c->sent_bytes += length - sizeof(*o.udp);
 	if (!is_data(&o, length))
 		return TC_ACT_UNSPEC;
-	if (!hello)
+	if (!ask && length != ours->answer)
 		c->data_sent++;
 
 	__u32 hash = skb->hash ? skb->hash : bpf_get_hash_recalc(skb);
@@ -320,7 +321,7 @@ static __always_inline int sent(struct __sk_buff *skb, const bool v4)
 		if (dscp != DSCP_KEEP)
 			set_dscp(&o, v4, dscp);
 	}
-	if (!may_spread(s, &from, hello))
+	if (!may_spread(s, &from, ask))
 		return TC_ACT_UNSPEC;
 	if (s->mode == MODE_PROBE)
 		hash = bpf_get_prandom_u32(); // another port each time
@@ -379,7 +380,7 @@ static __always_inline int received(struct __sk_buff *skb, const bool v4)
 	__u16 length = bpf_ntohs(o.udp->len);
 	c->received[o.ecn] += packets;
 	c->received_bytes += length - sizeof(*o.udp);
-	if (is_data(&o, length) && length != ours->hello)
+	if (is_data(&o, length) && length != ours->ask && length != ours->answer)
 		c->data_received += packets;
 	if (spread)
 		c->restored += packets;

@@ -1,4 +1,4 @@
-package wire
+package accord
 
 import (
 	"bytes"
@@ -69,7 +69,7 @@ func TestPacket(t *testing.T) {
 	for _, test := range []struct{ from, to string }{{"10.0.0.1", "10.0.1.0"}, {"fd00::1", "fd00:1::"}} {
 		from, to := netip.MustParseAddr(test.from), netip.MustParseAddr(test.to)
 		b := Packet(from, to, &sample)
-		if len(b) != PacketSize || !IsHello(b) {
+		if len(b) != AskSize || !IsHello(b) {
 			t.Fatalf("%v: %d bytes, HELLO: %v", test, len(b), IsHello(b))
 		}
 		checkSums(t, b)
@@ -80,7 +80,7 @@ func TestPacket(t *testing.T) {
 		if d := cmp.Diff(sample, got, plain); d != "" {
 			t.Error(d)
 		}
-		if _, _, _, err := ParsePacket(b[:PacketSize-1]); !errors.Is(err, ErrMalformed) {
+		if _, _, _, err := ParsePacket(b[:AnswerSize-1]); !errors.Is(err, ErrMalformed) {
 			t.Errorf("a cut packet: error %v", err)
 		}
 	}
@@ -105,8 +105,8 @@ func checkSums(t *testing.T, b []byte) {
 }
 
 func TestFieldsLeaveRoom(t *testing.T) {
-	if n := len(sample.Append(nil)); n > PayloadSize(netip.IPv6Unspecified())/2 {
-		t.Errorf("HELLO has %d bytes of the %d that there are", n, PayloadSize(netip.IPv6Unspecified()))
+	if n := len(sample.Append(nil)); n > AnswerSize/2-sizeIPv6 {
+		t.Errorf("HELLO has %d bytes", n)
 	}
 }
 

@@ -1,16 +1,17 @@
-// Package wire is what two kiloports say to each other through a tunnel that only
+// Package accord is what two kiloports say to each other through a tunnel that only
 // carries IP: HELLO, of which at least one end has kernel WireGuard below it.
 //
-// Start with [Hello], then [Packet], which wraps one into the inner datagram that
-// carries it, and [ParsePacket], which reads it back.
+// Start with [Agreement], the state machine that decides what is said and what may
+// be sent from other ports. [Hello] is what is said, [Packet] wraps one into the
+// inner datagram that carries it, and [ParsePacket] reads it back.
 //
 // HELLO travels inside the tunnel, so WireGuard has authenticated it, and the inner
 // source address tells by the allowed IPs which peer it is from. It is a UDP
 // datagram to port 61937 (0xF1F1) of an address that the peer has in its allowed
 // IPs; that the peer's host has it is not necessary, because who understands HELLO
 // takes it before the host's stack sees it. Where nobody does, its hop limit of 1
-// keeps it from getting any further. All are of [PacketSize], so that the eBPF
-// programs can tell one from the outside by its length:
+// keeps it from getting any further. It is of [AskSize] or [AnswerSize], by which the
+// eBPF programs tell it from the outside:
 //
 //	"kiloport" { id(1) length(1) value(length, big endian) } 0 … 0
 //
@@ -24,7 +25,7 @@
 // Heard: a peer that hears nothing any more is not restoring.
 //
 // Limits: one range of ports in each direction.
-package wire
+package accord
 
 import (
 	"encoding/binary"

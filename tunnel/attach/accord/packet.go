@@ -1,17 +1,21 @@
-package wire
+package accord
 
 import (
 	"encoding/binary"
 	"net/netip"
 )
 
-// PacketSize is the length in bytes of every inner packet that carries HELLO: a
-// multiple of 16, to which WireGuard pads, below every path's MTU, and of no other
-// traffic in particular.
-const PacketSize = 416
+// The lengths in bytes of the inner packets that carry a HELLO that asks, and one
+// that does not: multiples of 16, to which WireGuard pads, below every path's MTU,
+// and of no other traffic in particular. They differ so that the eBPF programs can
+// tell them apart: what asks goes from another port first.
+const (
+	AskSize    = 416
+	AnswerSize = 400
+)
 
-// OuterSize is the length of the UDP payload in which WireGuard carries it.
-const OuterSize = PacketSize + 32
+// Overhead is what WireGuard's message adds to the inner packet.
+const Overhead = 32
 
 const (
 	sizeIPv4  = 20
@@ -23,19 +27,21 @@ const (
 	firstPort = 49152   // of the source ports, see Packet
 )
 
-// PayloadSize is how many bytes of UDP payload make an inner packet of PacketSize
-// to this address.
-func PayloadSize(to netip.Addr) int {
-	if to.Is4() {
-		return PacketSize - sizeIPv4 - sizeUDP
+// packetSize is the length of the inner packet.
+func (h *Hello) packetSize() int {
+	if h.Flags.Has(Ask) {
+		return AskSize
 	}
-	return PacketSize - sizeIPv6 - sizeUDP
+	return AnswerSize
 }
 
 // Payload is the UDP payload that carries a HELLO to an address.
 func (h *Hello) Payload(to netip.Addr) []byte {
-	b := h.Append(make([]byte, 0, PayloadSize(to)))
-	return b[:PayloadSize(to)] // the fields are fewer than half of it
+	n := h.packetSize() - sizeUDP - sizeIPv6
+	if to.Is4() {
+		n = h.packetSize() - sizeUDP - sizeIPv4
+	}
+	return h.Append(make([]byte, 0, n))[:n] // the fields are fewer than half of it
 }
 
 // Packet is the whole inner packet that carries a HELLO. Both addresses are of one
@@ -46,18 +52,19 @@ func Packet(from, to netip.Addr, h *Hello) []byte {
 		return nil
 	}
 	be := binary.BigEndian
-	b := make([]byte, PacketSize)
+	size := h.packetSize()
+	b := make([]byte, size)
 	at := sizeIPv6
 	if to.Is4() {
 		at = sizeIPv4
 		b[0], b[1], b[8], b[9] = 0x45, dscpAF41, hopLimit, protoUDP
-		be.PutUint16(b[2:], PacketSize)
+		be.PutUint16(b[2:], uint16(size))
 		copy(b[12:], from.AsSlice())
 		copy(b[16:], to.AsSlice())
 		be.PutUint16(b[10:], ^sum(b[:sizeIPv4], 0))
 	} else {
 		be.PutUint32(b, 6<<28|dscpAF41<<20)
-		be.PutUint16(b[4:], PacketSize-sizeIPv6)
+		be.PutUint16(b[4:], uint16(size-sizeIPv6))
 		b[6], b[7] = protoUDP, hopLimit
 		copy(b[8:], from.AsSlice())
 		copy(b[24:], to.AsSlice())
@@ -116,7 +123,7 @@ func ParsePacket(packet []byte) (from, to netip.Addr, h Hello, err error) {
 func payload(packet []byte) ([]byte, bool) {
 	var at, protocol int
 	switch {
-	case len(packet) < PacketSize:
+	case len(packet) < AnswerSize:
 		return nil, false
 	case packet[0] == 0x45:
 		at, protocol = sizeIPv4, int(packet[9])
@@ -129,6 +136,6 @@ func payload(packet []byte) ([]byte, bool) {
 	if protocol != protoUDP || binary.BigEndian.Uint16(packet[at+2:]) != Port {
 		return nil, false
 	}
-	body := packet[at+sizeUDP : PacketSize]
+	body := packet[at+sizeUDP:]
 	return body, string(body[:len(magic)]) == magic
 }
