@@ -124,7 +124,11 @@ func writeStatus(w io.Writer, s *tunnel.Status, now time.Time) {
 		field("bandwidth", "%s", s.Bandwidth)
 	}
 	o := s.Offloads
-	field("offloads", "%d workers, tun %s, gso %s, gro %s", o.Workers, o.TUN, onOff(o.GSO), onOff(o.GRO))
+	if len(s.Attached) > 0 {
+		field("attached", "kernel WireGuard, on %s", strings.Join(s.Attached, ", "))
+	} else {
+		field("offloads", "%d workers, tun %s, gso %s, gro %s", o.Workers, o.TUN, onOff(o.GSO), onOff(o.GRO))
+	}
 	for _, m := range o.Missing {
 		field("not used", "%s", m)
 	}
@@ -169,8 +173,7 @@ func writePeer(w io.Writer, p *tunnel.PeerStatus, now time.Time) {
 		mode += " (" + p.Reason + ")"
 	}
 	field("mode", "%s", mode)
-	l := p.Lanes
-	field("lanes", "%d in use for %d flows, %d shared, %d dead, %d agreed; %d received", l.InUse, l.Flows, l.Shared, l.Dead, l.Agreed, l.Received)
+	writeLaneCounts(field, p)
 	if p.Cipher != "" {
 		field("cipher", "%s", p.Cipher)
 	}
@@ -179,6 +182,20 @@ func writePeer(w io.Writer, p *tunnel.PeerStatus, now time.Time) {
 	field("received", "%s", traffic(&p.Received))
 	writeCounts(field, "dropped", p.Drops)
 	writeCounts(field, "ecn anomalies (inner/outer)", p.Anomalies)
+}
+
+// writeLaneCounts tells of lanes, or of the ports that stand for them where the kernel's
+// WireGuard is at one end.
+func writeLaneCounts(field func(string, string, ...any), p *tunnel.PeerStatus) {
+	l := p.Lanes
+	if a := p.Attached; a != nil {
+		field("ports", "%d agreed, %d messages spread; %d put back, %d returned, %d strange", l.Agreed, a.Spread, a.Restored, a.Returned, a.Strange)
+		if a.Unaccepted > 0 || a.PortsAsked > 0 {
+			field("not accepted by WireGuard", "%d bytes; the peer is asked to use %d ports (0: any number)", a.Unaccepted, a.PortsAsked)
+		}
+		return
+	}
+	field("lanes", "%d in use for %d flows, %d shared, %d dead, %d agreed; %d received", l.InUse, l.Flows, l.Shared, l.Dead, l.Agreed, l.Received)
 }
 
 // traffic is the counts in words; with none of the marks it leaves them out.

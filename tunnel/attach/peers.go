@@ -9,6 +9,7 @@ import (
 
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
+	"kiloport/tunnel"
 	"kiloport/tunnel/attach/accord"
 )
 
@@ -81,7 +82,9 @@ type peerTable struct {
 	all       []*peer        // in WireGuard's order
 	free      []uint32       // slots
 	byAddress map[netip.Addr]*peer
-	malformed uint64
+	malformed uint64             // HELLO that cannot be read
+	gone      tunnel.TotalStatus // of peers that were removed
+	goneECN   uint64
 }
 
 func newPeerTable(k *kernelPart, l *accord.Local) peerTable {
@@ -140,6 +143,7 @@ func (t *peerTable) add(key wgtypes.Key) *peer {
 
 func (t *peerTable) remove(p *peer) error {
 	t.free = append(t.free, p.slot)
+	t.bury(p)
 	return t.forget(p)
 }
 

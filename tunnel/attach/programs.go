@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
 
 	"kiloport/tunnel/attach/accord"
 )
@@ -44,6 +45,9 @@ func (o *outerPrograms) close() {
 // loadPrograms puts programs and maps into the kernel.
 func loadPrograms() (*kernelPart, error) {
 	k := &kernelPart{outer: make(map[uint32]*outerPrograms)}
+	if err := rlimit.RemoveMemlock(); err != nil { // before Linux 5.11
+		return nil, loadError(err)
+	}
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return nil, fmt.Errorf("count the processors: %w", err)

@@ -43,7 +43,10 @@ func (a *Attachment) publish(now time.Time) {
 	if a.peers.malformed > 0 {
 		s.Drops = map[string]uint64{"bad-control": a.peers.malformed}
 	}
+	s.Totals = a.peers.gone // nothing of it falls when a peer is removed
+	s.Totals.Drops = map[string]uint64{"bad-control": a.peers.malformed, "ecn": a.peers.goneECN}
 	for _, p := range a.peers.all {
+		s.Totals.Drops["ecn"] += p.counts.CeDropped
 		s.Peers = append(s.Peers, p.status(now))
 		last := &s.Peers[len(s.Peers)-1]
 		add(&s.Totals.Sent, &last.Sent)
@@ -96,6 +99,14 @@ func (p *peer) status(now time.Time) tunnel.PeerStatus {
 		}
 	}
 	return s
+}
+
+// bury keeps the counts of a peer that is removed.
+func (t *peerTable) bury(p *peer) {
+	s := p.status(time.Time{})
+	add(&t.gone.Sent, &s.Sent)
+	add(&t.gone.Received, &s.Received)
+	t.goneECN += p.counts.CeDropped
 }
 
 func sum(byCodepoint [4]uint64) (n uint64) {
