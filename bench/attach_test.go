@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"strings"
+	"sync"
 
 	"syscall"
 	"testing"
@@ -36,6 +38,27 @@ func TestAttach(t *testing.T) {
 	t.Run("under load", func(t *testing.T) { attachUnderLoad(t, true) })
 	t.Run("peer gone", func(t *testing.T) { attachedPeerGone(t, false) })
 	t.Run("stock peer", func(t *testing.T) { attachedStockPeer(t, true) })
+	t.Run("ECN", func(t *testing.T) {
+		s := netlab.ForTest(t, netlab.SitesConfig{})
+		attachedECN(t, startAttached(t, s, false), attachedInside)
+	})
+	t.Run("ECN of the kernel alone", func(t *testing.T) {
+		s := netlab.ForTest(t, netlab.SitesConfig{})
+		tun, err := tunnels.Start(t.Context(), s, tunnels.Kernel{}, tunnels.Kernel{}, tunnels.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		inside := attachedInside
+		inside[notECT][ce] = "Not-ECT"
+		attachedECN(t, tun, inside)
+	})
+	t.Run("DSCP inherited", func(t *testing.T) {
+		attachedDSCP(t, "inherit", map[uint8]uint8{0: 0, af41: af41, ef: ef}, true)
+	})
+	t.Run("DSCP mapped", func(t *testing.T) {
+		attachedDSCP(t, "AF41=CS1,EF=0", map[uint8]uint8{0: 0, af41: cs1, ef: 0}, false)
+	})
+	t.Run("refusals", attachRefusals)
 }
 
 // TestAttachStockKernel does some of it in the kernel that users run, whose verifier
@@ -59,9 +82,13 @@ func testInKernel(t *testing.T, run func(context.Context, guest.Guest) error) {
 	binary(t, kiloportBinary)
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
+	inner := "^" + t.Name() + "$"
+	if more := os.Getenv("KILOPORT_BENCH_ATTACH"); more != "" {
+		inner += "/" + more
+	}
 	var said bytes.Buffer
 	err := run(ctx, guest.Guest{
-		Init: self, Command: []string{self, "-test.v", "-test.run=^" + t.Name() + "$"},
+		Init: self, Command: []string{self, "-test.v", "-test.run=" + inner},
 		Env: append(os.Environ(), builtEnv+"="+built), Stdout: &said, Stderr: &said,
 	})
 	t.Log(said.String())
@@ -211,7 +238,7 @@ func attachAndDetach(t *testing.T, tun *tunnels.Tunnel) error {
 		if out, err := e.Site.Run(t.Context(), kiloport.Binary, "detach", e.Dev); err != nil {
 			return fmt.Errorf("detach: %w: %s", err, out)
 		}
-		<-e.Process.Done()
+		<-e.Attached.Done()
 	}
 	return nil
 }
@@ -232,7 +259,7 @@ func attachedPeerGone(t *testing.T, ipv6 bool) {
 	plan.RollCall = false
 	go func() {
 		time.Sleep(time.Second)
-		tun.B.Process.Signal(syscall.SIGKILL)
+		tun.B.Attached.Signal(syscall.SIGKILL)
 	}()
 	if _, err := traffic.Between(t.Context(), s.A.End(), s.B.End(), plan); err != nil {
 		t.Fatal(err)
@@ -279,5 +306,165 @@ func attachedStockPeer(t *testing.T, ipv6 bool) {
 	}
 	if p, err := status.Peer(); err != nil || p.Mode != "stock" {
 		t.Errorf("the peer is %+v, error %v", p, err)
+	}
+}
+
+// attachedInside is what comes out inside of attached kernels, by the inner codepoint
+// and that to which a router has changed the outer one. The kernel's decapsulation is
+// that of RFC 6040 but for Not-ECT inside CE, which it takes: the drop is ours.
+var attachedInside = [4][4]string{
+	notECT: {notECT: "Not-ECT", ect1: "Not-ECT", ect0: "Not-ECT", ce: ""},
+	ect1:   {notECT: "ECT(1)", ect1: "ECT(1)", ect0: "ECT(1)", ce: "CE"},
+	ect0:   {notECT: "ECT(0)", ect1: "ECT(1)", ect0: "ECT(0)", ce: "CE"},
+	ce:     {notECT: "CE", ect1: "CE", ect0: "CE", ce: "CE"},
+}
+
+// startAttached brings both ends up, lanes agreed on.
+func startAttached(t *testing.T, s *netlab.Sites, ipv6 bool, flags ...string) *tunnels.Tunnel {
+	t.Helper()
+	kernel := attached(t)
+	kernel.Flags = flags
+	tun, err := tunnels.Start(t.Context(), s, kernel, kernel, tunnels.Config{IPv6: ipv6})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tun.AwaitLanes(t.Context(), kernel.Binary); err != nil {
+		t.Fatal(err)
+	}
+	return tun
+}
+
+// attachedECN sends all codepoints through a router that makes all of them of each.
+func attachedECN(t *testing.T, tun *tunnels.Tunnel, inside [4][4]string) {
+	const each = 20
+	s := tun.Sites
+	var m meddler
+	for inner := range 4 {
+		for outer := range 4 {
+			for _, to := range innerAddrs(tun) {
+				m.rules = append(m.rules, fmt.Sprintf("udp length %d IP ecn set %d", outerLength(pairSize(inner, outer), to), outer))
+			}
+		}
+	}
+	meddle(t, s, m)
+	l := listenForMarks(t, s.B.Node)
+	want := map[kind]int{}
+	for inner := range 4 {
+		for outer := range 4 {
+			size := pairSize(inner, outer)
+			for cp, name := range codepointNames {
+				if name == inside[inner][outer] {
+					want[kind{size, uint8(cp)}] = 2 * each
+				}
+			}
+			for _, to := range innerAddrs(tun) {
+				sender := newMarkSender(t, s.A.Node, to, kind{size, uint8(inner)})
+				paced(each, 2000, func(int) { sender.send(t) })
+			}
+		}
+	}
+	if got := l.await(2 * 16 * each); !maps.Equal(got, want) {
+		t.Errorf("arrived %v, want %v", got, want)
+	}
+	if tun.B.Attached == nil {
+		return
+	}
+	status, err := tunnels.Show(t.Context(), s.B.Node, binary(t, kiloportBinary), tun.B.Dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := status.Peer(); err != nil || p.Drops["ecn"] != 2*each {
+		t.Errorf("dropped %v, want %d for CE outside Not-ECT; error %v", p.Drops, 2*each, err)
+	}
+}
+
+// attachedDSCP looks at the DSCP on the wire, where it is what the inner one says,
+// and inside, where it is as it was.
+func attachedDSCP(t *testing.T, policy string, outside map[uint8]uint8, ipv6 bool) {
+	const each, size = 50, 600
+	s := netlab.ForTest(t, netlab.SitesConfig{})
+	tun := startAttached(t, s, ipv6, "--dscp", policy)
+	var mu sync.Mutex
+	wire, wantWire, wantInside := map[kind]int{}, map[kind]int{}, map[kind]int{}
+	tap, err := capture.Start(s.Router, s.A.RouterDev, capture.Config{Snap: 96, OnPacket: func(p *capture.Packet) {
+		mu.Lock()
+		defer mu.Unlock()
+		if !p.Outgoing && p.Proto == 17 && p.Payload > size {
+			wire[kind{p.Payload + 8, p.DSCP()}]++
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := listenForMarks(t, s.B.Node)
+	for i, dscp := range []uint8{0, af41, ef} {
+		k := kind{size + 48*i, dscp << 2}
+		wantInside[k] += 2 * each
+		for _, to := range innerAddrs(tun) {
+			wantWire[kind{outerLength(k.size, to), outside[dscp]}] += each
+			sender := newMarkSender(t, s.A.Node, to, k)
+			paced(each, 2000, func(int) { sender.send(t) })
+		}
+	}
+	if got := l.await(6 * each); !maps.Equal(got, wantInside) {
+		t.Errorf("inside %v, want %v", got, wantInside)
+	}
+	if _, err := tap.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if !maps.Equal(wire, wantWire) {
+		t.Errorf("on the wire %v, want %v", wire, wantWire)
+	}
+}
+
+// attachRefusals wants each reason not to attach to be told.
+func attachRefusals(t *testing.T) {
+	s := netlab.ForTest(t, netlab.SitesConfig{})
+	tun := startAttached(t, s, false)
+	a, kiloport := &tun.A, binary(t, kiloportBinary)
+	elsewhere := s.Router
+	if _, err := a.Site.Run(t.Context(), "ip", "link", "add", "moved0", "type", "wireguard"); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range []string{"set moved0 listen-port 4711", "link set moved0 up", "link set moved0 netns " + elsewhere.Namespace(), "link add idle0 type wireguard"} {
+		program := "ip"
+		if strings.HasPrefix(args, "set") {
+			program = "wg"
+		}
+		if out, err := a.Site.Run(t.Context(), program, strings.Fields(args)...); err != nil {
+			t.Fatalf("%s: %v: %s", args, err, out)
+		}
+	}
+	if out, err := elsewhere.Run(t.Context(), "ip", "link", "set", "moved0", "up"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	detached := &tun.B
+	if out, err := detached.Site.Run(t.Context(), kiloport, "detach", detached.Dev); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	b := detached.Dev
+	listener := listenForMarks(t, s.B.Node) // on port 4747
+	defer listener.conn.Close()
+	for _, c := range []struct {
+		node *netlab.Node
+		args []string
+		want string
+	}{
+		{a.Site.Node, []string{"attach", "nosuch0"}, "there is no WireGuard interface nosuch0"},
+		{a.Site.Node, []string{"attach", a.Site.Wan}, "there is no WireGuard interface " + a.Site.Wan},
+		{a.Site.Node, []string{"attach", a.Dev}, "kiloport is attached to " + a.Dev + " already"},
+		{a.Site.Node, []string{"attach", "idle0"}, "idle0 has no listen port: bring it up first"},
+		{elsewhere, []string{"attach", "moved0"}, "is not in this network namespace"},
+		{s.B.Node, []string{"attach", b, "--port-range", "4700-4800"}, "a UDP socket has port 4747"},
+		{s.B.Node, []string{"attach", b, "--port-range", "40000-41000"}, "the kernel gives 40000 to others"},
+		{s.B.Node, []string{"attach", b, "--port-range", "51800-51900"}, "WireGuard itself listens on 51820"},
+		{s.B.Node, []string{"attach", b, "--bandwidth", "20mbit"}, "--bandwidth is for kiloport's own tunnel"},
+		{s.B.Node, []string{"detach", b}, "kiloport is not attached to it"},
+		{s.B.Node, []string{"attach", "status", b}, "kiloport is not attached to it"},
+	} {
+		out, err := c.node.Run(t.Context(), kiloport, c.args...)
+		if err == nil || !strings.Contains(err.Error()+out, c.want) {
+			t.Errorf("kiloport %v: error %v, said %q, want %q", c.args, err, out, c.want)
+		}
 	}
 }

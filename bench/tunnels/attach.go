@@ -32,10 +32,10 @@ func (a Attached) Up(ctx context.Context, mine, theirs *End, c *Config) error {
 // Attach attaches to the kernel's WireGuard that is up.
 func (a Attached) Attach(ctx context.Context, mine *End) (err error) {
 	args := append([]string{"attach", "-f", mine.Dev}, a.Flags...)
-	if mine.Process, err = mine.Site.Start(exec.Command(a.Binary, args...)); err != nil {
+	if mine.Attached, err = mine.Site.Start(exec.Command(a.Binary, args...)); err != nil {
 		return err
 	}
-	return AwaitDaemon(ctx, mine.Process, func() error {
+	return AwaitDaemon(ctx, mine.Attached, func() error {
 		_, err := Show(ctx, mine.Site.Node, a.Binary, mine.Dev)
 		return err
 	})

@@ -77,19 +77,24 @@ func (c *command) detach() *cobra.Command {
 // so that nobody waits for what they would do.
 func (c *command) attachConfig(name string) (*attachConfig, error) {
 	a := &attachConfig{Config: attach.Config{Device: name}, options: tunnel.DefaultOptions()}
-	if err := c.chosen.apply(&a.options); err != nil {
-		return nil, usageError{err}
-	}
-	for flag := range c.chosen.values {
-		if !slices.Contains(attachFlags, flag) {
-			return nil, usageError{fmt.Errorf("--%s is for kiloport's own tunnel: kernel WireGuard knows only --%s", flag, strings.Join(attachFlags, ", --"))}
+	for _, o := range options {
+		value, ok := c.chosen.values[o.flag]
+		switch {
+		case !ok:
+		case !slices.Contains(attachFlags, o.flag):
+			return nil, usageError{fmt.Errorf("--%s is for kiloport's own tunnel: with the kernel's, there are only --%s", o.flag, strings.Join(attachFlags, ", --"))}
+		default:
+			if err := o.set(&a.options, value); err != nil { // each by itself: the defaults are others here
+				return nil, usageError{fmt.Errorf("--%s: %w", o.flag, err)}
+			}
 		}
-	}
-	if _, ok := c.chosen.values["ports"]; ok {
-		a.Ports = uint16(a.options.Ports)
 	}
 	if r := a.options.PortRange; r.High != 0 {
 		a.Range = accord.Range{Low: r.Low, Count: r.High - r.Low + 1}
+	}
+	if _, ok := c.chosen.values["ports"]; ok {
+		a.Ports = uint16(a.options.Ports)
+		a.Range.Count = min(a.Range.Count, a.Ports)
 	}
 	if _, ok := c.chosen.values["dscp"]; ok && a.options.DSCP != ecn.FixedDSCP(0) {
 		a.DSCP = &a.options.DSCP
