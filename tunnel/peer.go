@@ -28,6 +28,11 @@ type peer struct {
 	endpoint  atomic.Pointer[endpoint]
 	spreading atomic.Bool // data may leave lane 0
 	normalECN atomic.Bool // what is sent may carry the inner ECN field outside
+	// Of a peer whose kernel WireGuard has kiloport attached, see kernelpeer.go:
+	restores    atomic.Pointer[kernelPorts] // where its data comes from, nil = it is no such peer
+	restored    atomic.Uint32               // messages that came from there
+	kernelLanes atomic.Uint32               // lanes that data may take with lane 0's counter
+
 	blind     atomic.Bool // the path from the peer marks everything, so marks mean nothing
 	dscps     atomic.Uint64
 	tx, rx    traffic
@@ -73,6 +78,7 @@ type peer struct {
 	switchAt  int64 // data moves to current at the latest, 0 = it has
 	heard     int64 // when something authenticated last arrived
 	version   uint8 // of the peer's control messages, 0 = stock
+	kernel    *kernelPeer
 	wake      Timer
 	wakeAt    int64 // what wake is set to, 0 = not set
 }
@@ -197,6 +203,7 @@ func (p *peer) dataSent(now int64) {
 	p.spread.active(now)
 	p.ecn.classUsed(now, p.dscps.Load())
 	p.ecn.active(now)
+	p.flowedKernel(now)
 	p.arm(now)
 }
 
@@ -227,6 +234,9 @@ func (p *peer) received(now int64, s *session, data, inner bool) {
 	}
 	if inner && p.reporting {
 		p.reporter.arrived(now)
+	}
+	if inner {
+		p.flowedKernel(now)
 	}
 	if s == p.current && p.device.constants.RekeyOnReceive(s.keypair, now) && p.timers.LastMinute() {
 		p.wantHandshake(now)
@@ -340,7 +350,9 @@ func (p *peer) spreadStock(reason string) {
 	p.spread.stock(reason)
 	p.version = 0
 	p.spreading.Store(false)
-	p.forgetLanes()
+	if p.kernelLanes.Load() == 0 {
+		p.forgetLanes()
+	}
 }
 
 // agreed records that HELLO was exchanged.

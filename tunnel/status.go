@@ -35,6 +35,9 @@ type Status struct {
 	Offloads    OffloadStatus     `json:"offloads"`
 	SendErrors  map[string]uint64 `json:"send_errors,omitempty"` // by errno, of all sockets
 	Cookies     uint64            `json:"cookies_sent,omitempty"`
+	// Attached are the interfaces on which the eBPF programs for kernel WireGuard
+	// are, see package attach; there are none where the device is our own.
+	Attached []string `json:"attached,omitempty"`
 }
 
 // PoolStatus is the source ports that all peers share.
@@ -96,6 +99,19 @@ type PeerStatus struct {
 	Sojourn   *HistogramStatus `json:"sojourn,omitempty"`
 	DelayTo   *HistogramStatus `json:"delay_to,omitempty"`
 	DelayFrom *HistogramStatus `json:"delay_from,omitempty"`
+	// Attached is what is only known of peers of kernel WireGuard.
+	Attached *AttachedStatus `json:"attached,omitempty"`
+}
+
+// AttachedStatus is what the eBPF programs for kernel WireGuard have done with the
+// messages of one peer.
+type AttachedStatus struct {
+	Spread     uint64 `json:"spread"`                // sent from another port than the canonical one
+	Restored   uint64 `json:"restored"`              // received from one, and put back
+	Returned   uint64 `json:"returned"`              // received at a port of ours, and put back
+	Strange    uint64 `json:"strange"`               // received from a port that was not agreed on
+	Unaccepted uint64 `json:"unaccepted"`            // bytes received that WireGuard did not take
+	PortsAsked int    `json:"ports_asked,omitempty"` // that the peer is asked to do with, because of those
 }
 
 // LaneStatus is the lanes of one peer above lane 0.
@@ -228,6 +244,7 @@ func (p *peer) status() PeerStatus {
 	}
 	p.laneStatus(&s.Lanes)
 	p.pathStatus(&s)
+	p.kernelStatus(&s)
 	return s
 }
 

@@ -33,6 +33,9 @@ func (p *peer) due(now int64) int64 {
 		at = earliest(at, p.ecn.next())
 		at = earliest(at, p.reporter.at)
 	}
+	if k := p.kernel; k != nil {
+		at = earliest(at, k.at)
+	}
 	return at
 }
 
@@ -66,6 +69,7 @@ func (p *peer) fire() {
 		p.sendReports(now)
 		p.expireLanes(now)
 	}
+	p.stepKernel(now)
 	p.arm(now)
 }
 

@@ -213,18 +213,22 @@ func (p *peer) push(now int64, e *egress, socks *sockets, s *session, pkt *packe
 		return false
 	}
 	class := p.encapsulate(s, pkt.payload())
-	lane, socket := p.chooseLane(now, socks, s, laneFlow(pkt.hash, class))
-	s.lane(lane).last.Store(now)
-	e.add(outgoing{packet: pkt, session: s, to: to, socket: socket, lane: lane, class: class})
+	lane, counter, socket := p.chooseLane(now, socks, s, laneFlow(pkt.hash, class))
+	s.lane(counter).last.Store(now)
+	e.add(outgoing{packet: pkt, session: s, to: to, socket: socket, lane: lane, counter: counter, class: class})
 	return true
 }
 
-// chooseLane gives the flow's lane and its socket: lane 0 where the peer or the
-// path takes no others, or no port is to be had.
-func (p *peer) chooseLane(now int64, socks *sockets, s *session, flow uint64) (uint16, portpool.Socket) {
-	agreed := int(s.limit.Load())
+// chooseLane gives the flow's lane, the lane that counts its packets, which is
+// another only to a kernel's WireGuard, and its socket: lane 0 where the peer or
+// the path takes no others, or no port is to be had.
+func (p *peer) chooseLane(now int64, socks *sockets, s *session, flow uint64) (lane, counter uint16, socket portpool.Socket) {
+	agreed, counted := int(s.limit.Load()), true
 	if agreed == 0 || !p.spreading.Load() {
-		return 0, socks.listen
+		agreed, counted = int(p.kernelLanes.Load()), false
+	}
+	if agreed == 0 {
+		return 0, 0, socks.listen
 	}
 	p.lanesMu.Lock()
 	defer p.lanesMu.Unlock()
@@ -232,17 +236,20 @@ func (p *peer) chooseLane(now int64, socks *sockets, s *session, flow uint64) (u
 	for {
 		lane, fresh := p.lanes.Assign(now, flow)
 		if lane == 0 {
-			return 0, socks.listen
+			return 0, 0, socks.listen
 		}
 		socket, err := socks.pool.Socket(now, lane)
 		if err == nil {
+			if !counted {
+				return lane, 0, socket
+			}
 			if fresh {
 				p.opened = append(p.opened, lane)
 			}
-			return lane, socket
+			return lane, lane, socket
 		}
 		if int(lane) <= socks.pool.Limit() { // it was not for want of ports
-			return 0, socks.listen
+			return 0, 0, socks.listen
 		}
 		p.limitLanes(socks.pool.Limit())
 	}

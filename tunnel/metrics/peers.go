@@ -26,6 +26,8 @@ var (
 	peerHandshake          = describe("peer_last_handshake_timestamp_seconds", "When the last handshake was, in Unix time.", "peer")
 	peerMode               = describe("peer_mode", "1 for the mode a peer is in: off, stock, probing, direct or fallback.", "peer", "mode")
 	peerECN                = describe("peer_ecn_normal", "1 if what is sent to a peer carries the ECN field outside.", "peer")
+	peerAttached           = describe("peer_attached_packets_total", "Messages of a peer of kernel WireGuard whose ports were changed: spread, restored, returned to the listen port, or strange and left alone.", "peer", "change")
+	peerUnaccepted         = describe("peer_attached_unaccepted_bytes_total", "Bytes of a peer that kernel WireGuard did not take, such as what its replay window is too narrow for.", "peer")
 	peerVerdict            = describe("peer_path_verdict", "1 for what the path does to an ECN codepoint on the way to a peer or from it: passes, bleached, rewritten, dropped and so on.", "peer", "direction", "codepoint", "verdict")
 )
 
@@ -55,6 +57,12 @@ func (e emitter) peer(p *tunnel.PeerStatus) {
 		e.gauge(peerLanes, float64(l.n), key, l.state)
 	}
 	e.gauge(peerFlows, float64(p.Lanes.Flows), key)
+	if a := p.Attached; a != nil {
+		for change, n := range map[string]uint64{"spread": a.Spread, "restored": a.Restored, "returned": a.Returned, "strange": a.Strange} {
+			e.counter(peerAttached, n, key, change)
+		}
+		e.counter(peerUnaccepted, a.Unaccepted, key)
+	}
 	e.peerHistogram(peerSojourn, p.Sojourn, key)
 	e.peerHistogram(peerDelay, p.DelayTo, key, "to")
 	e.peerHistogram(peerDelay, p.DelayFrom, key, "from")
