@@ -167,7 +167,7 @@ type Autorate struct {
 	lossy   int           // samples in a row with loss
 	longer  time.Duration // delay that is the way's and not a queue's
 	drain   drain
-	silent  int64 // when silence was acted on last
+	ticked  int64 // when Tick changed the rate last
 }
 
 // drain is a queue that is being got rid of.
@@ -336,17 +336,26 @@ func (a *Autorate) idle(step float64) RateReason {
 	return ternary(a.rate == base, RateHold, RateIdle)
 }
 
-// Tick is to be called every second or so. If there is something to send, and no
-// report has come for three seconds, the rate goes down by half in every further
-// second: whatever the path is now, it is not what it was.
+// Tick is to be called every second or so, reports or not. If there is something
+// to send, and no report has come for three seconds, the rate goes down by half in
+// every further second: whatever the path is now, it is not what it was. If there
+// is nothing to send, of which a peer reports nothing, it goes towards Base.
 func (a *Autorate) Tick(now int64, busy bool) RateDecision {
-	since := max(a.at, a.silent)
-	if !busy || a.at == 0 || now-a.at < silence || now-since < int64(time.Second) {
+	since := max(a.at, a.ticked)
+	if a.at == 0 || now-since < int64(time.Second) {
 		return a.last
 	}
-	a.silent = now
-	a.rate /= 2
-	return a.set(now, RateSilent, &measure{delay: -1})
+	switch step := min(now-since, mostStep); {
+	case busy && now-a.at >= silence:
+		a.ticked = now
+		a.rate /= 2
+		return a.set(now, RateSilent, &measure{delay: -1})
+	case !busy && now-a.loaded >= idleAfter:
+		a.ticked = now
+		a.drain = drain{}
+		return a.set(now, a.idle(float64(step)/1e9), &measure{delay: -1})
+	}
+	return a.last
 }
 
 // set keeps the rate within its bounds and notes the decision.

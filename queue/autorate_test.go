@@ -317,6 +317,30 @@ func TestAutorateHeedsMarks(t *testing.T) {
 	}
 }
 
+// Of nothing, nothing is reported: the rate goes to Base all the same.
+func TestAutorateGoesToBaseWithoutReports(t *testing.T) {
+	a := NewAutorate(DefaultAutorate(2e6, 100e6))
+	now := int64(1e9)
+	for range 50 {
+		now += 200 * ms
+		a.Report(now, PathSample{Elapsed: 200 * time.Millisecond, Packets: 200, Bytes: 500000, Busy: true})
+	}
+	above := a.Rate()
+	if above < a.config.Base*2 {
+		t.Fatalf("under load the rate is %d", above)
+	}
+	for range 300 {
+		now += 200 * ms
+		d := a.Tick(now, false)
+		if d.At == now && d.Reason != RateIdle && d.Reason != RateHold {
+			t.Fatalf("%v", d)
+		}
+	}
+	if a.Rate() != a.config.Base {
+		t.Errorf("after a minute with nothing to send the rate is %d, it was %d", a.Rate(), above)
+	}
+}
+
 func TestRateDecisionIsWritten(t *testing.T) {
 	d := RateDecision{Rate: 9.5e6, Was: 47.25e6, Reason: RateDrain, Achieved: 10.04e6, Loss: 0.0234, Delay: 183456789}
 	if got, want := d.String(), "47.25 → 9.50 Mbit/s: queue on the path (delay 183.5ms, 10.04 Mbit/s arrived, 2.3 % lost or marked)"; got != want {
