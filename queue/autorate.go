@@ -89,9 +89,11 @@ const (
 	RateSilent
 	// RateLonger: a delay does not go away by sending less, so it is the way's.
 	RateLonger
+	// RateReasons is how many there are.
+	RateReasons = iota
 )
 
-var rateReasons = [...]string{
+var rateReasons = [RateReasons]string{
 	"start", "steady", "load and no queue", "a queue forms", "queue on the path", "the queue has drained",
 	"loss without a queue", "little load", "no reports", "the way has become longer",
 }
