@@ -141,10 +141,12 @@ const (
 	drainTime  = 1.0   // in which a queue is to drain
 	highLoad   = 0.75  // of the rate
 	unsent     = 0.75  // of the rate that a queue leaves which is not ours
+	leastOurs  = 0.10  // of the rate must arrive for a queue to be ours
 
 	refractory = int64(300 * time.Millisecond) // between steps down for a queue that is not ours
 	patience   = int64(2 * time.Second)        // and twice the delay: until draining must show
 	idleAfter  = int64(time.Second)
+	lately     = int64(600 * time.Millisecond) // load counts for so long: some reports
 	silence    = int64(3 * time.Second)
 	mostStep   = int64(time.Second) // that counts between two samples
 )
@@ -164,7 +166,8 @@ type Autorate struct {
 	at      int64         // of the last sample, 0 = none
 	ceiling float64       // the rate at which the last queue formed, 0 = not known
 	foreign int64         // when the rate went down last for a queue that is not ours
-	loaded  int64         // when there was load last
+	loaded  int64         // when there was load last, or it began
+	busy    int64         // when there was load last, 0 = never
 	bad     int           // samples in a row with a queue
 	lossy   int           // samples in a row with loss
 	longer  time.Duration // delay that is the way's and not a queue's
@@ -201,7 +204,7 @@ func (a *Autorate) Report(now int64, s PathSample) RateDecision {
 	a.at = now
 	m := a.measure(s)
 	if m.load {
-		a.loaded = now
+		a.loaded, a.busy = now, now
 	}
 	reason := a.decide(now, float64(step)/1e9, &m)
 	return a.set(now, reason, &m)
@@ -280,9 +283,12 @@ func (a *Autorate) cut(rate float64) {
 }
 
 // bloat begins to drain a queue. One that we did not fill, because we send little,
-// says nothing of the bottleneck's rate.
+// says nothing of the bottleneck's rate. But when a path becomes slower, what is on
+// its way waits there at once, and flows that send by their acknowledgements send
+// little to us from that moment: then it counts that there was load before.
 func (a *Autorate) bloat(now int64, m *measure) RateReason {
-	if !m.load {
+	ours := m.load || a.busy > 0 && now-a.busy < lately && m.achieved >= leastOurs*a.rate
+	if !ours {
 		if now-a.foreign >= refractory {
 			a.rate = max(a.rate*unsent, m.achieved)
 			a.foreign = now

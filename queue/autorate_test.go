@@ -241,6 +241,26 @@ func TestAutorateWithALittleLoadAndAForeignQueue(t *testing.T) {
 	}
 }
 
+// When the path becomes slower, what TCP has on its way waits there, and there is
+// nothing to send before acknowledgements come, as slowly as the path is: the rate
+// is the path's within three reports.
+func TestAutorateWhenAcknowledgementsCome(t *testing.T) {
+	a := NewAutorate(DefaultAutorate(2e6, 100e6))
+	now := int64(1e9)
+	report := func(mbit float64, delay time.Duration, busy bool) RateDecision {
+		now += 200 * ms
+		return a.Report(now, PathSample{Elapsed: 200 * time.Millisecond, Packets: uint64(mbit * 20), Bytes: uint64(mbit * 1e6 / 8 / 5), Delay: delay, Busy: busy})
+	}
+	for a.Rate() < 48e6 {
+		report(float64(a.Rate())/1e6, 0, true)
+	}
+	report(30, 90*time.Millisecond, false)
+	report(10, 100*time.Millisecond, false)
+	if d := report(10, 100*time.Millisecond, false); d.Rate < 8e6 || d.Rate > 9.5e6 || d.Reason != RateDrain {
+		t.Errorf("%v", d)
+	}
+}
+
 // Loss of what is far from filling the path is not the path's limit.
 func TestAutorateWithALittleLoadAndLoss(t *testing.T) {
 	a := NewAutorate(DefaultAutorate(2e6, 100e6))

@@ -34,6 +34,7 @@ type Status struct {
 	// Bandwidth is the rate at which packets leave now, or off;
 	// ReceiveBandwidth what peers are asked to send at most.
 	Bandwidth        string            `json:"bandwidth"`
+	BandwidthBitS    int64             `json:"bandwidth_bit_s,omitempty"` // 0: off
 	ReceiveBandwidth string            `json:"receive_bandwidth"`
 	Overhead         string            `json:"overhead"` // of both
 	Autorate         *AutorateStatus   `json:"autorate,omitempty"`
@@ -173,7 +174,7 @@ func (d *Device) Status() Status {
 	flows := d.flowDetails()
 	d.config.Lock()
 	defer d.config.Unlock()
-	o := d.options
+	o, rate := d.options, d.uplink.rate.Load()
 	s := Status{
 		Name: d.tun.Name(), ListenPort: d.listenPort, FwMark: d.fwMark, Up: d.up,
 		Spread: o.Spread.String(), ECN: o.ECN.String(), DSCP: o.DSCP.String(),
@@ -184,7 +185,7 @@ func (d *Device) Status() Status {
 		Totals:    d.totalsNow(),
 		Drops:     d.drops.byName(),
 		Queue:     d.queueStatus(),
-		Bandwidth: formatRate(d.uplink.rate.Load()), ReceiveBandwidth: formatRate(o.ReceiveBandwidth), Overhead: o.Overhead.String(),
+		Bandwidth: formatRate(rate), BandwidthBitS: rate, ReceiveBandwidth: formatRate(o.ReceiveBandwidth), Overhead: o.Overhead.String(),
 		Autorate:   d.uplink.status(),
 		Offloads:   d.offloadStatus(),
 		SendErrors: sendErrors(d.shared),
