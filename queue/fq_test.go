@@ -17,22 +17,9 @@ type testPacket struct {
 	ect    bool
 	marked bool
 	sent   int64
-
-	segment int // a super-packet is made of, 0 = it is none
-	gone    int // bytes split off
 }
 
 func (p *testPacket) Len() int { return p.size }
-
-func (p *testPacket) Split(most int) (size int, left bool) {
-	segment := p.segment
-	if segment == 0 {
-		segment = p.size
-	}
-	size = min(max(most/segment, 1)*segment, p.size-p.gone)
-	p.gone += size
-	return size, p.gone < p.size
-}
 
 func (p *testPacket) MarkCE() bool {
 	p.marked = p.marked || p.ect
@@ -370,7 +357,6 @@ func TestModel(t *testing.T) {
 			ECN: rapid.Bool().Draw(t, "ecn"), DropBatch: rapid.IntRange(1, 64).Draw(t, "batch"),
 		}
 		in := make(map[*testPacket]bool)
-		out := make(map[*testPacket]int) // bytes that have left in parts
 		last := make(map[uint64]int)
 		bytes := 0
 		leave := func(p *testPacket) {
@@ -378,7 +364,7 @@ func TestModel(t *testing.T) {
 				t.Fatalf("packet %d of flow %d left twice", p.number, p.flow)
 			}
 			delete(in, p)
-			bytes -= p.size - out[p]
+			bytes -= p.size
 			if p.number <= last[p.flow] {
 				t.Fatalf("flow %d: packet %d after %d", p.flow, p.number, last[p.flow])
 			}
@@ -390,21 +376,10 @@ func TestModel(t *testing.T) {
 			now += rapid.Int64Range(0, 50*ms).Draw(t, "wait")
 			if rapid.IntRange(0, 2).Draw(t, "do") > 0 {
 				number++
-				p := &testPacket{flow: rapid.Uint64Range(0, 5).Draw(t, "flow"), number: number, size: rapid.IntRange(1, 3000).Draw(t, "size"), ect: rapid.Bool().Draw(t, "ect"), segment: rapid.IntRange(0, 900).Draw(t, "segment")}
+				p := &testPacket{flow: rapid.Uint64Range(0, 5).Draw(t, "flow"), number: number, size: rapid.IntRange(1, 3000).Draw(t, "size"), ect: rapid.Bool().Draw(t, "ect")}
 				in[p] = true
 				bytes += p.size
 				q.Enqueue(now, spread(p.flow), p)
-			} else if rapid.Bool().Draw(t, "part") {
-				part, ok := DequeuePart(q, now, rapid.IntRange(1, 2000).Draw(t, "most"))
-				if !ok != (len(in) == 0) {
-					t.Fatalf("a part came: %v, although %d packets waited", ok, len(in))
-				}
-				if part.Last {
-					leave(part.Packet)
-				} else if ok {
-					bytes -= part.Size
-					out[part.Packet] += part.Size
-				}
 			} else if p, ok := q.Dequeue(now); ok {
 				leave(p)
 			} else if len(in) > 0 {

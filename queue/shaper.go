@@ -122,14 +122,3 @@ func (s *Shaper) Admit(now int64, cost int) {
 // Idle says that nothing waits. Time in which the link could have sent, but had
 // nothing to, is not made up for.
 func (s *Shaper) Idle() { s.idle = true }
-
-// SplitAbove gives the size in bytes from which on a super-packet is to be cut,
-// because it would keep the link of a rate, bit/s, from others for longer than
-// delay. Cake cuts below 1 Gbit/s, which is a delay of half a millisecond. With
-// no limit of the rate nothing is cut.
-func SplitAbove(rate int64, delay time.Duration) int {
-	if rate == 0 {
-		return math.MaxInt
-	}
-	return int(min(float64(rate)/8*delay.Seconds(), 1<<30))
-}

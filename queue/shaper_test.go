@@ -226,21 +226,6 @@ func TestShaperModel(t *testing.T) {
 	})
 }
 
-func TestSplitAbove(t *testing.T) {
-	for _, test := range []struct {
-		rate  int64
-		delay time.Duration
-		want  int
-	}{
-		{20e6, time.Millisecond, 2500}, {1e6, time.Millisecond, 125}, {1e9, 524288 * time.Nanosecond, 65536},
-		{0, time.Millisecond, math.MaxInt}, {1e12, time.Hour, 1 << 30},
-	} {
-		if got := SplitAbove(test.rate, test.delay); got != test.want {
-			t.Errorf("at %d bit/s %v are %d bytes, want %d", test.rate, test.delay, got, test.want)
-		}
-	}
-}
-
 func TestShaperConfigIsValidated(t *testing.T) {
 	for want, c := range map[string]ShaperConfig{
 		"":                          DefaultShaper(MinRate),

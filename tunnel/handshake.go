@@ -445,6 +445,7 @@ func (p *peer) takeCookie(now int64, msg []byte) error {
 func (p *peer) sendHandshake(msg []byte, to *endpoint) {
 	if p.device.sendHandshake(msg, to) {
 		p.tx.bytes.Add(uint64(len(msg)))
+		p.device.uplink.past(p, len(msg))
 	}
 }
 
@@ -494,6 +495,7 @@ func (p *peer) sendSealedFrom(now int64, s *session, lane, counter uint16, buf [
 		p.drops.add(sendDrop(batch[0].Err))
 	} else {
 		p.tx.count(1, len(datagram), class)
+		d.uplink.past(p, len(datagram))
 	}
 	if to.local.IsValid() && !batch[0].Local.IsValid() {
 		p.forgetLocal(to)

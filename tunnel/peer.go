@@ -38,6 +38,7 @@ type peer struct {
 	tx, rx    traffic
 	arrivals  arrivalTable
 	drops     drops
+	downlink  downlink
 	sojourn   atomic.Pointer[[]sharedHistogram] // of its packets in the queue, by transmitter; nil = none was sent
 	anomalies [4][4]atomic.Uint64               // RFC 6040's odd pairs: inner, outer
 
@@ -75,6 +76,9 @@ type peer struct {
 	reporter  reporter
 	reports   reports
 	reporting bool  // the peer reads REPORT
+	lineAt    int64 // when to send the next probe of the line, 0 = not before data is sent
+	tripLow   int64 // the least round trip on lane 0 since the last report, above that of late
+	tripKnown bool  // there was one
 	switchAt  int64 // data moves to current at the latest, 0 = it has
 	heard     int64 // when something authenticated last arrived
 	version   uint8 // of the peer's control messages, 0 = stock
@@ -201,6 +205,9 @@ func (p *peer) dataSent(now int64) {
 	}
 	p.noteLanes(now)
 	p.spread.active(now)
+	if p.lineAt == 0 && p.reporting && p.device.uplink.adapts() {
+		p.lineAt = now
+	}
 	p.ecn.classUsed(now, p.dscps.Load())
 	p.ecn.active(now)
 	p.flowedKernel(now)

@@ -28,6 +28,9 @@ type transmitter struct {
 	hasher  flowhash.Hasher
 	queue   *queue.FQ[*packet]
 	shaper  *queue.Shaper
+	idle    bool    // nothing waited for it when the last batch had been sent
+	lines   []*line // of peers, on which something waits
+	segment tun.Segmenter
 	buffers buffers
 	next    *packet // what the next packet is read into
 	egress  *egress
@@ -39,6 +42,7 @@ type transmitter struct {
 	bytes   atomic.Int64
 	marked  atomic.Uint64
 	watch   watch
+	marks   uint64 // packets that our CoDel marked
 
 	flow flowhash.Flow
 }
@@ -49,7 +53,7 @@ func newTransmitter(d *Device, worker int) *transmitter {
 		egress: newEgress(d.labels, transmitBatch),
 	}
 	t.queue = queue.New(d.queueConfig, t.queueDrop)
-	t.shaper = queue.NewShaper(queue.DefaultShaper(d.options.Bandwidth))
+	t.shaper = queue.NewShaper(queue.DefaultShaper(d.uplink.rate.Load()))
 	t.watch.flows.sparse = d.queueConfig.Quantum
 	return t
 }
@@ -60,6 +64,7 @@ func (t *transmitter) run() error {
 		if err := t.fill(); err != nil {
 			return err
 		}
+		t.moveLines()
 		t.send()
 		t.pace()
 	}
@@ -69,7 +74,7 @@ func (t *transmitter) run() error {
 // that overflows, flow by flow, and not the device's ring. It waits only when
 // there is nothing to send.
 func (t *transmitter) fill() error {
-	header, size, err := t.read(t.queue.Len() == 0)
+	header, size, err := t.read(!t.waiting())
 	if err != nil || size == 0 {
 		return err
 	}
@@ -118,9 +123,11 @@ func (t *transmitter) enqueue(pkt *packet) (unused *packet) {
 	}
 	pkt.n = t.flow.Length
 	pkt.peer, pkt.hash = p, t.hasher.Hash(&t.flow.Key)
-	kept := t.buffers.fit(pkt)
-	t.enqueued(kept)
-	t.queue.Enqueue(t.now, kept.hash, kept)
+	if t.cuts(pkt) {
+		t.cut(pkt)
+		return pkt
+	}
+	t.put(t.buffers.fit(pkt))
 	return nil
 }
 
@@ -148,6 +155,7 @@ func (t *transmitter) send() {
 func (t *transmitter) takeBatch(socks *sockets) {
 	t.watch.mu.Lock()
 	defer t.watch.mu.Unlock()
+	t.shape()
 	for n, bytes := 0, 0; n < transmitBatch && bytes < transmitBytes && t.shaper.Ready(t.now); n++ {
 		pkt, ok := t.queue.Dequeue(t.now)
 		if !ok {
@@ -155,7 +163,7 @@ func (t *transmitter) takeBatch(socks *sockets) {
 		}
 		bytes += pkt.n
 		t.dequeued(pkt)
-		t.admit(pkt)
+		t.shaper.Admit(t.now, t.cost(t.device.options.Overhead, pkt))
 		t.sendPacket(socks, pkt)
 	}
 }
@@ -198,9 +206,14 @@ func (t *transmitter) finish() {
 		t.touched[i] = nil
 	}
 	t.touched = t.touched[:0]
-	t.packets.Store(int64(t.queue.Len()))
-	t.bytes.Store(int64(t.queue.Bytes()))
-	t.marked.Store(t.queue.Stats().Marked)
+	packets, bytes := t.queue.Len(), t.queue.Bytes()
+	for _, l := range t.lines {
+		packets += l.queue.Len()
+		bytes += l.queue.Bytes()
+	}
+	t.packets.Store(int64(packets))
+	t.bytes.Store(int64(bytes))
+	t.marked.Store(t.marks)
 }
 
 // push chooses a packet's way and adds it to a batch; false means that it was

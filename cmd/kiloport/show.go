@@ -120,9 +120,7 @@ func writeStatus(w io.Writer, s *tunnel.Status, now time.Time) {
 	}
 	field("spread", "%s, %d of %d ports open%s", s.Spread, s.Pool.Open, s.Pool.Limit, fewer(s.Pool))
 	field("ecn, dscp", "%s, %s (%s), control messages %s", s.ECN, s.DSCP, s.DSCPDecap, s.ControlDSCP)
-	if s.Bandwidth != "" && s.Bandwidth != tunnel.FormatBandwidth(0) {
-		field("bandwidth", "%s", s.Bandwidth)
-	}
+	writeRates(field, s)
 	o := s.Offloads
 	if len(s.Attached) > 0 {
 		field("attached", "kernel WireGuard, on %s", strings.Join(s.Attached, ", "))
@@ -132,9 +130,8 @@ func writeStatus(w io.Writer, s *tunnel.Status, now time.Time) {
 	for _, m := range o.Missing {
 		field("not used", "%s", m)
 	}
-	if s.Queue.Packets > 0 || s.Queue.Marked > 0 {
-		field("queue", "%d packets, %d bytes, %d marked in all", s.Queue.Packets, s.Queue.Bytes, s.Queue.Marked)
-	}
+	field("queue", "%d packets, %d bytes, %d marked in all", s.Queue.Packets, s.Queue.Bytes, s.Queue.Marked)
+	field("fq_codel", "%s", queueParameters(&s.Queue.Parameters))
 	writeCounts(field, "dropped", s.Drops)
 	writeCounts(field, "send errors", s.SendErrors)
 	for i := range s.Peers {
@@ -176,6 +173,9 @@ func writePeer(w io.Writer, p *tunnel.PeerStatus, now time.Time) {
 	writeLaneCounts(field, p)
 	if p.Cipher != "" {
 		field("cipher", "%s", p.Cipher)
+	}
+	if a := p.Asks; a != nil {
+		field("asks for no more than", "%s, %s; %d packets, %d bytes wait", a.Bandwidth, a.Overhead, a.Packets, a.Bytes)
 	}
 	writePath(field, p, now)
 	field("sent", "%s", traffic(&p.Sent))

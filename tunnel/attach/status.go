@@ -38,7 +38,7 @@ func (a *Attachment) publish(now time.Time) {
 			Ports: int(r.Count), Limit: int(r.Count), Open: int(r.Count),
 			Range: fmt.Sprintf("%d-%d", r.Low, r.High()), Idle: "never",
 		},
-		Peers: make([]tunnel.PeerStatus, 0, len(a.peers.all)), Bandwidth: tunnel.FormatBandwidth(0),
+		Peers: make([]tunnel.PeerStatus, 0, len(a.peers.all)), Bandwidth: tunnel.FormatBandwidth(0, 0), ReceiveBandwidth: "off", Overhead: "none",
 	}
 	if a.peers.malformed > 0 {
 		s.Drops = map[string]uint64{"bad-control": a.peers.malformed}

@@ -20,6 +20,8 @@ var (
 	peerAnomalies          = describe("peer_ecn_anomalies_total", "Packets of a peer with a pair of ECN codepoints, inner and outer, that RFC 6040 calls unused or dangerous.", "peer", "inner", "outer")
 	peerLanes              = describe("peer_lanes", "Lanes above lane 0 of a peer, by state: agreed for sending, in_use, shared by several flows, dead, received on.", "peer", "state")
 	peerFlows              = describe("peer_flows", "Flows that hold a lane to a peer.", "peer")
+	peerAsked              = describe("peer_asked_rate_bytes_per_second", "What a peer asks to be sent at most.", "peer")
+	peerAskedBytes         = describe("peer_asked_rate_queue_bytes", "Bytes that wait for the rate that a peer asks for.", "peer")
 	peerSojourn            = describe("peer_queue_sojourn_seconds", "How long packets to a peer waited in the queue.", "peer")
 	peerDelay              = describe("peer_path_one_way_delay_seconds", "How much longer than at best of late each probe took, to a peer or from it.", "peer", "direction")
 	peerRoundTrip          = describe("peer_round_trip_seconds", "The round trip of the last probe on the fastest lane.", "peer")
@@ -62,6 +64,10 @@ func (e emitter) peer(p *tunnel.PeerStatus) {
 			e.counter(peerAttached, n, key, change)
 		}
 		e.counter(peerUnaccepted, a.Unaccepted, key)
+	}
+	if a := p.Asks; a != nil {
+		e.gauge(peerAsked, perSecond(a.BitS), key)
+		e.gauge(peerAskedBytes, float64(a.Bytes), key)
 	}
 	e.peerHistogram(peerSojourn, p.Sojourn, key)
 	e.peerHistogram(peerDelay, p.DelayTo, key, "to")
