@@ -33,8 +33,8 @@ func TestAttach(t *testing.T) {
 		testInKernel(t, k.Run)
 		return
 	}
-	families(t, func(t *testing.T, ipv6 bool) { attachedFlowsSpread(t, attached(t), ipv6) })
-	t.Run("daemon as the peer", func(t *testing.T) { attachedFlowsSpread(t, ours(t), true) })
+	families(t, func(t *testing.T, ipv6 bool) { attachedFlowsSpread(t, attached(t), ipv6, manyFlows) })
+	t.Run("daemon as the peer", func(t *testing.T) { attachedFlowsSpread(t, ours(t), true, manyFlows) })
 	t.Run("under load", func(t *testing.T) { attachUnderLoad(t, true) })
 	t.Run("peer gone", func(t *testing.T) { attachedPeerGone(t, false) })
 	t.Run("stock peer", func(t *testing.T) { attachedStockPeer(t, true) })
@@ -72,8 +72,8 @@ func TestAttachStockKernel(t *testing.T) {
 		testInKernel(t, k.Run)
 		return
 	}
-	families(t, func(t *testing.T, ipv6 bool) { attachedFlowsSpread(t, attached(t), ipv6) })
-	t.Run("daemon as the peer", func(t *testing.T) { attachedFlowsSpread(t, ours(t), false) })
+	families(t, func(t *testing.T, ipv6 bool) { attachedFlowsSpread(t, attached(t), ipv6, fewFlows) })
+	t.Run("daemon as the peer", func(t *testing.T) { attachedFlowsSpread(t, ours(t), false, fewFlows) })
 }
 
 // testInKernel runs the test that calls it in another kernel.
@@ -138,7 +138,7 @@ func (w *endpoints) only(e *tunnels.End) error {
 	if e.Outer.Is6() {
 		want = fmt.Sprintf("[%v]:%d", e.Outer, tunnels.ListenPort)
 	}
-	if w.err != nil || len(w.seen) != 1 || w.seen[want] < 20 {
+	if w.err != nil || len(w.seen) != 1 || w.seen[want] < 5 {
 		return fmt.Errorf("wg shows endpoints %v, want only %s; error %v", w.seen, want, w.err)
 	}
 	return nil
@@ -155,10 +155,18 @@ func watchBoth(t *testing.T, tun *tunnels.Tunnel) (check func()) {
 	}
 }
 
-// attachedFlowsSpread wants 300 flows to be nearly as many outside, and the
+// How many flows there are, and how many they have to be outside at least. An
+// emulated processor does not get far with many.
+type flowCount struct{ flows, fewest int }
+
+var (
+	manyFlows = flowCount{300, 285}
+	fewFlows  = flowCount{40, 38}
+)
+
+// attachedFlowsSpread wants flows to be nearly as many outside, and the
 // endpoints to stay where they are, between an attached kernel and another.
-func attachedFlowsSpread(t *testing.T, atB tunnels.Daemon, ipv6 bool) {
-	const flows, fewest = 300, 285
+func attachedFlowsSpread(t *testing.T, atB tunnels.Daemon, ipv6 bool, n flowCount) {
 	s := netlab.ForTest(t, netlab.SitesConfig{})
 	tun, err := tunnels.Start(t.Context(), s, attached(t), atB, tunnels.Config{IPv6: ipv6})
 	if err != nil {
@@ -169,7 +177,7 @@ func attachedFlowsSpread(t *testing.T, atB tunnels.Daemon, ipv6 bool) {
 	}
 	check := watchBoth(t, tun)
 	// No roll call: the kernel may answer a ping in another flow than the last.
-	plan := flowsPlan(tun, flows, 2*time.Second, 200*time.Millisecond)
+	plan := flowsPlan(tun, n.flows, 2*time.Second, 200*time.Millisecond)
 	plan.RollCall = false
 	seen, err := observe(t.Context(), tun, plan)
 	if err != nil {
@@ -178,8 +186,8 @@ func attachedFlowsSpread(t *testing.T, atB tunnels.Daemon, ipv6 bool) {
 	check()
 	for from, addr := range map[string]*tunnels.End{"A": &tun.A, "B": &tun.B} {
 		outer := outerFlows(seen.wire, addr.Outer)
-		if len(outer) < fewest {
-			t.Errorf("%d flows left site %s in %d outer ones, want %d", flows, from, len(outer), fewest)
+		if len(outer) < n.fewest {
+			t.Errorf("%d flows left site %s in %d outer ones, want %d", n.flows, from, len(outer), n.fewest)
 		}
 		labels := map[uint32]bool{}
 		for _, f := range outer {
@@ -190,10 +198,10 @@ func attachedFlowsSpread(t *testing.T, atB tunnels.Daemon, ipv6 bool) {
 				labels[f.Label] = true
 			}
 		}
-		if labels[0] || ipv6 && len(labels) < fewest {
+		if labels[0] || ipv6 && len(labels) < n.fewest {
 			t.Errorf("from site %s: %d flow labels, 0 among them: %v", from, len(labels), labels[0])
 		}
-		t.Logf("%d flows left site %s in %d outer ones, with %d labels", flows+demoPings, from, len(outer), len(labels))
+		t.Logf("%d flows left site %s in %d outer ones, with %d labels", n.flows+demoPings, from, len(outer), len(labels))
 	}
 }
 
