@@ -34,7 +34,7 @@ func init() {
 		},
 		Scenario{
 			Name: "pacing", Title: "how exactly kiloport keeps a rate, and what that costs: 4 TCP flows up, in real time",
-			Load: 6 * time.Second, Repetitions: 3, RealTime: true, cases: pacingCases, settings: paced, custom: pacing,
+			Load: 6 * time.Second, Repetitions: 3, RealTime: true, Own: true, cases: pacingCases, settings: paced, custom: pacing,
 		})
 }
 
