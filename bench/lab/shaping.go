@@ -177,6 +177,7 @@ func (l *lineCourse) put(b *bench) error {
 		return fmt.Errorf("the line was to have %d rates, and had %d: the load was too short or too weak", len(lineSteps), len(l.from))
 	}
 	m := b.run.Metrics
+	delete(m, MetricLineUsed) // it is of one rate
 	m[MetricReachedFirst] = l.reached(0)
 	m[MetricSettled] = l.settled(b, 1)
 	m[MetricReached] = l.reached(2)
