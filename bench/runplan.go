@@ -155,6 +155,9 @@ func (o *runOptions) choose(s *lab.Scenario) ([]string, error) {
 // the tunnels take turns, so that what else the machine does meets all of them.
 func (o *runOptions) turns(s *lab.Scenario, e lab.Experiment, repeat int) (all []lab.Experiment) {
 	for _, e.Tunnel = range o.tunnels {
+		if s.Own && !strings.HasPrefix(e.Tunnel, tunnelKiloport) {
+			continue
+		}
 		for _, e.Settings = range o.variants(e.Tunnel, s.Settings(&e)) {
 			for e.Repetition = 1; e.Repetition <= repeat; e.Repetition++ {
 				all = append(all, e)

@@ -28,6 +28,10 @@ type Scenario struct {
 	// delay or hosts, so that [Experiment.Path] counts for nothing.
 	RealTime bool
 
+	// Own says that it measures what only kiloport has, so that other tunnels are
+	// left out.
+	Own bool
+
 	cases []loadCase
 	// path makes of the path that was asked for the one that the scenario needs,
 	// and settings are lines for kiloport's file; nil for none.

@@ -34,7 +34,7 @@ func init() {
 		},
 		Scenario{
 			Name: "pacing", Title: "how exactly kiloport keeps a rate, and what that costs: 4 TCP flows up, in real time",
-			Load: 6 * time.Second, Repetitions: 3, RealTime: true, cases: pacingCases, settings: paced, custom: pacing,
+			Load: 6 * time.Second, Repetitions: 3, RealTime: true, Own: true, cases: pacingCases, settings: paced, custom: pacing,
 		})
 }
 
@@ -177,6 +177,7 @@ func (l *lineCourse) put(b *bench) error {
 		return fmt.Errorf("the line was to have %d rates, and had %d: the load was too short or too weak", len(lineSteps), len(l.from))
 	}
 	m := b.run.Metrics
+	delete(m, MetricLineUsed) // it is of one rate
 	m[MetricReachedFirst] = l.reached(0)
 	m[MetricSettled] = l.settled(b, 1)
 	m[MetricReached] = l.reached(2)

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"testing"
+	"time"
+
+	"kiloport/bench/lab"
+	"kiloport/bench/report"
+)
+
+// TestShaperBeforeADumbFIFO: before gateways with FIFOs of 1000 packets, whose lines
+// have just the rate that kiloport shapes to, a sparse flow beside 4 TCP flows each
+// way feels fq_codel's latency, and nearly all of the line is used. 64 flows get the
+// same of it.
+func TestShaperBeforeADumbFIFO(t *testing.T) {
+	runs := labRuns(t, []lab.Experiment{
+		{Scenario: "shaper", Tunnel: "kiloport", Flows: 4, Load: 12 * time.Second},
+		{Scenario: "fair", Tunnel: "kiloport", Flows: 64, Load: 30 * time.Second},
+	})
+	probe := induced(t, runs[0])
+	if probe.Median() >= 1 || probe.Worst() >= 3 || probe.Lost > 0 {
+		t.Errorf("the shaper adds %.2f ms, %.2f at worst, and loses %d probes", probe.Median(), probe.Worst(), probe.Lost)
+	}
+	for _, r := range runs {
+		if used := r.Metrics[lab.MetricLineUsed]; used < 95 || used > 100.5 {
+			t.Errorf("%s: %.1f %% of the line are used", r.Scenario, used)
+		}
+	}
+	if jain := runs[1].Metrics[report.MetricJainUp]; jain < 0.98 {
+		t.Errorf("64 flows share with an index of %.4f", jain)
+	}
+}
+
+// TestAutorateFollowsALineThatSteps: when a line before which there is a FIFO goes
+// from 50 to 10 Mbit/s, its queue is below 10 ms within 3 s; when it goes to 30, 0.85
+// of that are used within 15 s, as at the start.
+func TestAutorateFollowsALineThatSteps(t *testing.T) {
+	runs := labRuns(t, []lab.Experiment{
+		{Scenario: "autorate", Tunnel: "kiloport", Load: 60 * time.Second},
+		{Scenario: "autorate", Tunnel: "kiloport", Load: 66 * time.Second},
+	})
+	for _, r := range runs {
+		m := r.Metrics
+		if m[lab.MetricSettled] > 3 || m[lab.MetricReached] > 15 || m[lab.MetricReachedFirst] > 15 {
+			t.Errorf("a load of %v s: the delay is low %.2f s after the step down, the rate in use %.2f s after the step up, %.2f s after the start",
+				r.Duration, m[lab.MetricSettled], m[lab.MetricReached], m[lab.MetricReachedFirst])
+		}
+	}
+}
