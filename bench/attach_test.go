@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
 	"os"
@@ -83,8 +84,8 @@ func testInKernel(t *testing.T, run func(context.Context, guest.Guest) error) {
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	inner := "^" + t.Name() + "$"
-	if more := os.Getenv("KILOPORT_BENCH_ATTACH"); more != "" {
-		inner += "/" + more
+	if _, part, ok := strings.Cut(flag.Lookup("test.run").Value.String(), "/"); ok {
+		inner += "/" + part
 	}
 	var said bytes.Buffer
 	err := run(ctx, guest.Guest{

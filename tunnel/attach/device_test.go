@@ -75,8 +75,7 @@ func throughLink(t *testing.T, offloads tun.Offloads, to netip.AddrPort) {
 			t.Errorf("offloads %v: the checksum was left to the device: %v", offloads, partial)
 		}
 	}
-	deliver(t, queue, to)
-	if got := receive(t, socket); got != to {
+	if got := exchange(t, socket, func() { deliver(t, queue, to) }); got != to {
 		t.Errorf("a message from another port is taken for one from %v, want %v", got, to)
 	}
 	deviceGone(t, &h, link)
@@ -123,14 +122,19 @@ func deliver(t *testing.T, q tun.Queue, from netip.AddrPort) {
 	}
 }
 
-func receive(t *testing.T, socket *net.UDPConn) netip.AddrPort {
+// exchange sends until something is received: the kernel's backlog, which all
+// namespaces share, may be full.
+func exchange(t *testing.T, socket *net.UDPConn, send func()) netip.AddrPort {
 	t.Helper()
-	socket.SetReadDeadline(time.Now().Add(10 * time.Second))
-	_, from, err := socket.ReadFromUDPAddrPort(make([]byte, 2000))
-	if err != nil {
-		t.Fatal(err)
+	for range 20 {
+		send()
+		socket.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+		if _, from, err := socket.ReadFromUDPAddrPort(make([]byte, 2000)); err == nil {
+			return netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+		}
 	}
-	return netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+	t.Fatal("nothing was received")
+	return netip.AddrPort{}
 }
 
 // deviceGone deletes the interface and wants the hooks to be forgotten.
@@ -165,9 +169,14 @@ func TestHelloIsCaught(t *testing.T) {
 			hello := accord.Hello{Version: 1, Instance: 7, Sequence: 3, Flags: flags}
 			packet := append(make([]byte, tun.Headroom), accord.Packet(from, to, &hello)...)
 			other := append([]byte(nil), packet...)
-			r.do(queue.Write(tun.Header{}, packet, nil))
-			reader.SetDeadline(time.Now().Add(10 * time.Second))
-			record, err := reader.Read()
+			var record ringbuf.Record
+			for range 20 { // as in exchange
+				r.do(queue.Write(tun.Header{}, append([]byte(nil), packet...), nil))
+				reader.SetDeadline(time.Now().Add(500 * time.Millisecond))
+				if record, err = reader.Read(); err == nil {
+					break
+				}
+			}
 			r.do(err)
 			gotFrom, gotTo, got, err := accord.ParsePacket(record.RawSample)
 			if err != nil || gotFrom != from || gotTo != to || got != hello {
@@ -180,8 +189,8 @@ func TestHelloIsCaught(t *testing.T) {
 			if to.Is6() {
 				continue // where a checksum is a must
 			}
-			r.do(queue.Write(tun.Header{}, other, nil))
-			if got := receive(t, socket); got.Addr() != from {
+			again := func() { r.do(queue.Write(tun.Header{}, append([]byte(nil), other...), nil)) }
+			if got := exchange(t, socket, again); got.Addr() != from {
 				t.Errorf("the host got a datagram from %v", got)
 			}
 		}

@@ -40,7 +40,7 @@ func TestLossNarrows(t *testing.T) {
 	if want := 0.01 * 10_000 * messageSize * 130; float64(a.lost) < 0.9*want || float64(a.lost) > 1.1*want {
 		t.Errorf("%d bytes lost, want about %.0f", a.lost, want)
 	}
-	a.run(calmFor+2*lossWindow, 0)
+	a.run(calmFor+4*lossWindow, 0)
 	if a.limit != 2*leastPorts {
 		t.Errorf("after a calm minute the limit is %d, want %d", a.limit, 2*leastPorts)
 	}

@@ -15,9 +15,6 @@ import (
 // maxSlots is how many peers have counters, and so may be spread to.
 const maxSlots = 4096
 
-// dscpKeep in the table of DSCPs leaves what the kernel sets, 0.
-const dscpKeep = 0xff
-
 // A kernelPart is the eBPF programs and their maps in the kernel. The maps are
 // shared by the programs for interfaces with and without a link header, of which
 // the latter are loaded when first needed.

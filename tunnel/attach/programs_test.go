@@ -107,7 +107,6 @@ type datagram struct {
 	vlan     bool
 	protocol uint8
 	options  bool
-	partial  bool // only the pseudo header is summed up
 }
 
 // message is a WireGuard message of a type and size.

@@ -41,7 +41,6 @@
 #define MODE_SPREAD 2 // every data message
 
 #define DSCP_BITS 6
-#define DSCP_KEEP 0xff // in settings.dscp: leave what the kernel sets
 
 // An address of IPv4 is mapped into IPv6, as Go has it.
 struct address {
@@ -316,11 +315,8 @@ static __always_inline int sent(struct __sk_buff *skb, const bool v4)
 		c->data_sent++;
 
 	__u32 hash = skb->hash ? skb->hash : bpf_get_hash_recalc(skb);
-	if (ours->dscp_on) {
-		__u8 dscp = ours->dscp[hash & ((1 << DSCP_BITS) - 1)];
-		if (dscp != DSCP_KEEP)
-			set_dscp(&o, v4, dscp);
-	}
+	if (ours->dscp_on)
+		set_dscp(&o, v4, ours->dscp[hash & ((1 << DSCP_BITS) - 1)]);
 	if (!may_spread(s, &from, ask))
 		return TC_ACT_UNSPEC;
 	if (s->mode == MODE_PROBE)
