@@ -135,7 +135,7 @@ func TestPlanOfShapers(t *testing.T) {
 		}
 		want := ""
 		if e.Tunnel == "kiloport" {
-			want = "Bandwidth = 20000000bit/5000000bit, Overhead = overhead 14, Ports = 7"
+			want = "Bandwidth = 19600kbit/4900kbit, Overhead = overhead 14, Ports = 7"
 		}
 		if got := strings.Join(e.Settings, ", "); got != want {
 			t.Errorf("%s has %q, want %q", e.Tunnel, got, want)

@@ -8,8 +8,8 @@ import (
 	"kiloport/bench/report"
 )
 
-// TestShaperBeforeADumbFIFO: before gateways with FIFOs of 1000 packets, whose lines
-// have just the rate that kiloport shapes to, a sparse flow beside 4 TCP flows each
+// TestShaperBeforeADumbFIFO: before gateways with FIFOs of 1000 packets, to 0.98 of
+// whose lines kiloport shapes, a sparse flow beside 4 TCP flows each
 // way feels fq_codel's latency, and nearly all of the line is used. 64 flows get the
 // same of it.
 func TestShaperBeforeADumbFIFO(t *testing.T) {

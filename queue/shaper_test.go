@@ -161,7 +161,7 @@ func TestShaperChangesItsRateInFlight(t *testing.T) {
 	s.Idle()
 	s.Admit(0, 12500) // 100 ms, less a grain
 	s.SetRate(50*ms, 10e6)
-	if got, want := s.NextAt(), 50*ms+(50*ms-250_000)/10; got < want-10 || got > want+10 {
+	if got, want := s.NextAt(), 50*ms+(50*ms-50_000)/10; got < want-10 || got > want+10 {
 		t.Errorf("half of the packet at a tenth of the time ends at %v, want %v", time.Duration(got), time.Duration(want))
 	}
 	s.SetRate(50*ms, 0)

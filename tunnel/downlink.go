@@ -102,19 +102,26 @@ func (t *transmitter) lineTo(p *peer) *line {
 	if l.listed {
 		return l
 	}
-	rate := p.downlink.rate()
-	if rate == 0 {
+	a := p.downlink.asked.Load()
+	if a == nil || t.slower(a) {
 		return nil
 	}
 	if l.queue == nil {
 		c := t.device.queueConfig
 		c.Flows, c.Burst = min(c.Flows, lineFlows), 0
 		l.queue = queue.New(c, t.queueDrop)
-		l.shaper = queue.NewShaper(queue.DefaultShaper(rate))
+		l.shaper = queue.NewShaper(queue.DefaultShaper(a.rate))
 	}
 	l.listed = true
 	t.lines = append(t.lines, l)
 	return l
+}
+
+// slower tells whether our own line is no faster than what a peer asks for, so that
+// nothing need wait for both: a sparse packet would wait twice.
+func (t *transmitter) slower(a *ask) bool {
+	own := t.device.uplink.rate.Load()
+	return own != 0 && own <= a.rate && a.overhead == t.device.options.Overhead
 }
 
 // share is the part of a rate that this line may send at now.
