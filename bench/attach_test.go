@@ -81,7 +81,7 @@ func TestAttachStockKernel(t *testing.T) {
 func testInKernel(t *testing.T, run func(context.Context, guest.Guest) error) {
 	self := binary(t, testsBinary)
 	binary(t, kiloportBinary)
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
 	defer cancel()
 	inner := "^" + t.Name() + "$"
 	if _, part, ok := strings.Cut(flag.Lookup("test.run").Value.String(), "/"); ok {
@@ -125,7 +125,7 @@ func watchEndpoint(ctx context.Context, e *tunnels.End) *endpoints {
 			if fields := strings.Fields(out); len(fields) == 2 {
 				w.seen[fields[1]]++
 			}
-			time.Sleep(20 * time.Millisecond)
+			time.Sleep(100 * time.Millisecond)
 		}
 	}()
 	return w
