@@ -129,7 +129,10 @@ func (h *hello) appendReceive(b []byte) []byte {
 const helloReceiveLen = 8 + 2 + 2 + 1
 
 func (h *hello) setReceive(b []byte) {
-	h.ReceiveRate = int64(binary.BigEndian.Uint64(b))
+	h.ReceiveRate, h.ReceiveOverhead = int64(binary.BigEndian.Uint64(b)), queue.Overhead{}
+	if h.ReceiveRate == 0 {
+		return
+	}
 	h.ReceiveOverhead = queue.Overhead{
 		Bytes: int(int16(binary.BigEndian.Uint16(b[8:]))), MPU: int(binary.BigEndian.Uint16(b[10:])), Cells: queue.Cells(b[12]),
 	}
