@@ -233,6 +233,10 @@ func (q *FQ[P]) turn(now int64) *flow {
 		if q.judge(now, f) {
 			return f
 		}
+		if f.deficit <= 0 {
+			q.last = nil // its burst is over, its debt is not
+			continue
+		}
 		q.emptied(from, at)
 	}
 }

@@ -545,6 +545,38 @@ func TestABurstIsPaidBack(t *testing.T) {
 	}
 }
 
+// A flow that empties in its burst is not new before its debt is paid, else it would
+// come back with the priority of a sparse one.
+func TestABurstIsPaidBackByAFlowThatEmpties(t *testing.T) {
+	c := Default()
+	c.Burst = 16000
+	q := New(c, func(*testPacket, DropReason) {})
+	add := func(flow uint64, n int) {
+		for range n {
+			q.Enqueue(1, spread(flow), &testPacket{flow: flow, size: 1000})
+		}
+	}
+	add(1, 10)
+	add(2, 1000)
+	left := 10
+	for left > 0 {
+		if p, _ := q.Dequeue(1); p.flow == 1 {
+			left--
+		}
+	}
+	for i := range 5 {
+		if p, _ := q.Dequeue(1); p.flow != 2 {
+			t.Fatalf("packet %d after the burst is of flow %d again", i, p.flow)
+		}
+		if i == 0 {
+			add(1, 1)
+		}
+	}
+	if began := q.Stats().NewFlows; began != 2 {
+		t.Errorf("%d flows were new, want 2", began)
+	}
+}
+
 func TestSheddingLeavesHalf(t *testing.T) {
 	c := Default()
 	c.Limit, c.DropBatch = 100, 1000
