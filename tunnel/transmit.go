@@ -163,7 +163,9 @@ func (t *transmitter) takeBatch(socks *sockets) {
 		}
 		bytes += pkt.n
 		t.dequeued(pkt)
-		t.shaper.Admit(t.now, t.cost(t.device.options.Overhead, pkt))
+		if t.shaper.Rate() != 0 {
+			t.shaper.Admit(t.now, t.cost(t.device.options.Overhead, pkt))
+		}
 		t.sendPacket(socks, pkt)
 	}
 }
