@@ -150,6 +150,7 @@ func (f *datagramFlow) flood(u *udpCarrier, h header, w window) error {
 	for i := range batch {
 		batch[i].Buffers = [][]byte{make([]byte, f.group.Size)}
 	}
+	conn := ipv6.NewPacketConn(u.conn) // its batches are IPv4's, too
 	pace := pacer{next: w.start}
 	for f.sent < maxNumber-floodBatch && pace.wait(w.end) {
 		h.time = f.clock()
@@ -157,7 +158,7 @@ func (f *datagramFlow) flood(u *udpCarrier, h header, w window) error {
 			h.number = f.sent + uint64(i)
 			h.put(batch[i].Buffers[0])
 		}
-		n, err := u.sendAll(batch)
+		n, err := conn.WriteBatch(batch, 0)
 		if err = ignoreRefusal(err); err != nil {
 			return fmt.Errorf("send datagram %d: %w", f.sent, err)
 		}
@@ -249,11 +250,6 @@ func dialUDP(ctx context.Context, to netip.AddrPort, tos uint8) (*udpCarrier, er
 func (u *udpCarrier) send(b []byte) error {
 	_, err := u.conn.Write(b)
 	return err
-}
-
-// sendAll sends datagrams in one system call and tells how many went.
-func (u *udpCarrier) sendAll(ms []ipv6.Message) (int, error) {
-	return ipv6.NewPacketConn(u.conn).WriteBatch(ms, 0)
 }
 
 func (u *udpCarrier) receive() ([]byte, error) {
