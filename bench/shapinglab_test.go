@@ -14,9 +14,9 @@ import (
 // of it. With 4 flows each way its worst is that of two ways.
 func TestShaperBeforeADumbFIFO(t *testing.T) {
 	runs := labRuns(t, []lab.Experiment{
-		{Scenario: "fair", Tunnel: "kiloport", Flows: 4, Load: 12 * time.Second},
-		{Scenario: "shaper", Tunnel: "kiloport", Flows: 4, Load: 12 * time.Second},
-		{Scenario: "fair", Tunnel: "kiloport", Flows: 64, Load: 30 * time.Second},
+		{Scenario: "fair", Tunnel: "kiloport", Flows: 4, Load: 8 * time.Second},
+		{Scenario: "shaper", Tunnel: "kiloport", Flows: 4, Load: 8 * time.Second},
+		{Scenario: "fair", Tunnel: "kiloport", Flows: 64, Load: 20 * time.Second},
 	})
 	for i, worst := range []float64{3, 4.5} {
 		probe := induced(t, runs[i])
@@ -39,8 +39,7 @@ func TestShaperBeforeADumbFIFO(t *testing.T) {
 // of that are used within 15 s, as at the start.
 func TestAutorateFollowsALineThatSteps(t *testing.T) {
 	runs := labRuns(t, []lab.Experiment{
-		{Scenario: "autorate", Tunnel: "kiloport", Load: 60 * time.Second},
-		{Scenario: "autorate", Tunnel: "kiloport", Load: 66 * time.Second},
+		{Scenario: "autorate", Tunnel: "kiloport", Load: 54 * time.Second},
 	})
 	for _, r := range runs {
 		m := r.Metrics
