@@ -29,8 +29,18 @@ func withReceiveBandwidth(rate int64) siteOption {
 	return func(c *Config) { c.Options.ReceiveBandwidth = rate }
 }
 
-// arrivedAt counts the bytes outside of packets that arrive, by source port, for a
-// time.
+// knowsAlone makes other one of several peers, with its own address alone: knows gives
+// all the same.
+func (s *site) knowsAlone(other *site) {
+	s.t.Helper()
+	s.configure(&uapi.SetRequest{Peers: []uapi.PeerChange{{
+		PublicKey: uapi.PublicKey(other.key.Public()), Endpoint: &other.at,
+		AllowedIPs: []uapi.AllowedIPChange{{Prefix: netip.PrefixFrom(other.inside, 128)}},
+	}}})
+}
+
+// arrivedIn counts the bytes outside of packets that arrive in a time, and tells the
+// source port of each.
 func (s *site) arrivedIn(d time.Duration, each func(port uint16)) (bytes int) {
 	for over := time.Now().Add(d); time.Now().Before(over); time.Sleep(time.Millisecond) {
 		for _, p := range s.tun.received() {
@@ -57,11 +67,7 @@ func TestReceiveBandwidth(t *testing.T) {
 		slow := newSite(t, network, 2, withReceiveBandwidth(rate))
 		fast := newSite(t, network, 3)
 		for _, s := range []*site{slow, fast} {
-			at := s.at
-			hub.configure(&uapi.SetRequest{Peers: []uapi.PeerChange{{
-				PublicKey: uapi.PublicKey(s.key.Public()), Endpoint: &at,
-				AllowedIPs: []uapi.AllowedIPChange{{Prefix: netip.PrefixFrom(s.inside, 128)}}, // knows gives all the same
-			}}})
+			hub.knowsAlone(s)
 			s.knows(hub, hub.at)
 			defer s.stop()
 		}
@@ -131,6 +137,39 @@ func TestReceiveBandwidth(t *testing.T) {
 			t.Errorf("a sparse packet took %v", sparse)
 		}
 		close(over)
+	})
+}
+
+// While a packet to a slow peer takes its time, what others are sent does not wait.
+func TestSlowPeerHoldsUpNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := newMemNet()
+		hub := newSite(t, network, 1)
+		slow := newSite(t, network, 2, withReceiveBandwidth(200_000)) // 59 ms a packet
+		fast := newSite(t, network, 3)
+		defer hub.stop()
+		for _, s := range []*site{slow, fast} {
+			hub.knowsAlone(s)
+			s.knows(hub, hub.at)
+			defer s.stop()
+		}
+		synctest.Wait()
+		for _, s := range []*site{slow, fast} {
+			hub.tun.in <- hub.udp(s, 1, 0, 100)
+		}
+		time.Sleep(time.Second)
+		fast.tun.received()
+		for n := range uint64(50) {
+			hub.tun.in <- hub.udp(slow, 1000, n, 1408)
+		}
+		for n := range uint64(30) {
+			time.Sleep(7 * time.Millisecond)
+			hub.tun.in <- hub.udp(fast, 2000, n, 100)
+			synctest.Wait()
+			if got := len(fast.tun.received()); got != 1 {
+				t.Fatalf("packet %d: %d arrived at once", n, got)
+			}
+		}
 	})
 }
 
