@@ -66,7 +66,10 @@ func attachFilter(ifindex int, p *ebpf.Program, d direction, name string) (hook,
 	}
 	// The kernel has chosen its handle.
 	filters, err := filtersOf(ifindex, d, f.Name)
-	if err != nil || len(filters) == 0 {
+	if err == nil && len(filters) == 0 {
+		err = errors.New("it is not there")
+	}
+	if err != nil {
 		return nil, fmt.Errorf("find the filter again: %w", err)
 	}
 	return filter{filters[len(filters)-1]}, nil
