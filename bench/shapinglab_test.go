@@ -33,19 +33,3 @@ func TestShaperBeforeADumbFIFO(t *testing.T) {
 		t.Errorf("64 flows share with an index of %.4f", jain)
 	}
 }
-
-// TestAutorateFollowsALineThatSteps: when a line before which there is a FIFO goes
-// from 50 to 10 Mbit/s, its queue is below 10 ms within 3 s; when it goes to 30, 0.85
-// of that are used within 15 s, as at the start.
-func TestAutorateFollowsALineThatSteps(t *testing.T) {
-	runs := labRuns(t, []lab.Experiment{
-		{Scenario: "autorate", Tunnel: "kiloport", Load: 54 * time.Second},
-	})
-	for _, r := range runs {
-		m := r.Metrics
-		if m[lab.MetricSettled] > 3 || m[lab.MetricReached] > 15 || m[lab.MetricReachedFirst] > 15 {
-			t.Errorf("a load of %v s: the delay is low %.2f s after the step down, the rate in use %.2f s after the step up, %.2f s after the start",
-				r.Duration, m[lab.MetricSettled], m[lab.MetricReached], m[lab.MetricReachedFirst])
-		}
-	}
-}
