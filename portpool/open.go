@@ -189,7 +189,8 @@ func (s *UDPSocket) setOptions(fd int, cfg SocketConfig) error {
 		// own control messages, which are asked for apart.
 		opts = append(opts,
 			option{unix.IPPROTO_IP, unix.IP_RECVTOS, 1},
-			option{unix.SOL_SOCKET, unix.SO_TIMESTAMPNS_NEW, 1})
+			option{unix.SOL_SOCKET, unix.SO_TIMESTAMPNS_NEW, 1},
+			option{unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1})
 	}
 	if cfg.FwMark != 0 {
 		opts = append(opts, option{unix.SOL_SOCKET, unix.SO_MARK, int(cfg.FwMark)})

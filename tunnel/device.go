@@ -43,17 +43,18 @@ type Config struct {
 // Device is a tunnel interface with its peers. Make one with [New], configure it
 // with [Device.Configure] at any time, and let it work with [Device.Run].
 type Device struct {
-	tun         tun.Device
-	options     Options
-	log         *slog.Logger
-	limited     *limitedLog
-	constants   *noise.Constants
-	clock       Clock
-	rand        io.Reader
-	openSocket  func(portpool.SocketConfig) (portpool.Socket, error)
-	queueConfig queue.Config
-	hasher      flowhash.Hasher
-	labels      labels
+	tun             tun.Device
+	options         Options
+	log             *slog.Logger
+	limited         *limitedLog
+	constants       *noise.Constants
+	clock           Clock
+	rand            io.Reader
+	openSocket      func(portpool.SocketConfig) (portpool.Socket, error)
+	queueConfig     queue.Config
+	admissionSecret [xxhashStripe]byte
+	hasher          flowhash.Hasher
+	labels          labels
 
 	// The tables that the packet path reads.
 	static      atomic.Pointer[noise.Static] // nil: no private key
@@ -168,6 +169,9 @@ func (d *Device) secrets() (err error) {
 		return fmt.Errorf("draw the secret of the flow hash: %w", err)
 	}
 	d.hasher = flowhash.NewHasher(secret)
+	if _, err = io.ReadFull(d.rand, d.admissionSecret[:]); err != nil {
+		return fmt.Errorf("draw the secret of the lanes' hash: %w", err)
+	}
 	d.labels, err = newLabels(d.rand)
 	return err
 }
