@@ -62,6 +62,10 @@ demo: deps ## two sites, a router, hundreds of flows: see what the wire sees
 test: deps-test ## every check and every test; as root
 	@.ci/test
 
+.PHONY: pgo
+pgo: ## profile the packet path anew, for the compiler (cmd/kiloport/default.pgo)
+	"$$(.ci/go)" test ./tunnel -run '^$$' -bench 'Path|Flows/100$$' -benchtime 2s -o /dev/null -cpuprofile cmd/kiloport/default.pgo
+
 .PHONY: install
 install: build ## install under DESTDIR and PREFIX (/usr/local)
 	install -D -m 755 bin/kiloport $(DESTDIR)$(PREFIX)/bin/kiloport
