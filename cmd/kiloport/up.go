@@ -60,14 +60,24 @@ the link.`,
 
 func (c *command) check() *cobra.Command {
 	return &cobra.Command{
-		Use: "check CONFIG", Short: "Say what is wrong with a configuration file", Args: oneArg("one configuration file"),
-		RunE: func(_ *cobra.Command, args []string) error {
-			plan, err := c.load(args[0], c.stderr)
-			if err != nil {
-				return err
+		Use: "check CONFIG...", Short: "Say what is wrong with configuration files, and what does not go together in several",
+		Long: `Say what is wrong with a configuration file. With the files of several sites,
+say also what does not go together in them: keys, endpoints, addresses.`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usageError{fmt.Errorf("%s wants a configuration file, or those of several sites: see %s --help", cmd.CommandPath(), cmd.CommandPath())}
 			}
-			fmt.Fprintf(c.stdout, "%s: ok, interface %s, %d peers\n", plan.path, plan.name, len(plan.config.Peers))
 			return nil
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			for _, arg := range args {
+				plan, err := c.load(arg, c.stderr)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(c.stdout, "%s: ok, interface %s, %d peers\n", plan.path, plan.name, len(plan.config.Peers))
+			}
+			return c.checkTogether(args, io.Discard)
 		},
 	}
 }
