@@ -38,6 +38,10 @@ type Config struct {
 	Rand io.Reader
 	// OpenSocket opens a UDP socket; nil means [portpool.Open].
 	OpenSocket func(portpool.SocketConfig) (portpool.Socket, error)
+	// Listen are the listen sockets of a process before this one, from its
+	// [Handover]. They are used for as many workers on the same port, and closed
+	// otherwise.
+	Listen []*os.File
 }
 
 // Device is a tunnel interface with its peers. Make one with [New], configure it
@@ -86,6 +90,10 @@ type Device struct {
 	order   []*peer // as they were configured
 	retired totals  // of peers that were removed; behind config
 
+	inherited    []*os.File     // listen sockets, until the link first comes up
+	handing      atomic.Bool    // HandOver has begun: what ends is to end cleanly
+	transmitting sync.WaitGroup // the transmitters
+
 	linked   chan error // result of the last time the link came up
 	done     chan struct{}
 	closing  sync.Once
@@ -118,6 +126,7 @@ func New(c Config) (*Device, error) {
 		done:        make(chan struct{}),
 		receiving:   make(chan struct{}),
 		workers:     len(c.TUN.Queues()),
+		inherited:   c.Listen,
 	}
 	close(d.receiving)
 	d.defaults()
@@ -170,7 +179,9 @@ func (d *Device) Run(ctx context.Context) error {
 	defer stop()
 	transmitted := make(chan error, d.workers)
 	for _, t := range d.transmit {
+		d.transmitting.Add(1)
 		d.finished.Go(func() {
+			defer d.transmitting.Done()
 			d.pin(t.worker)
 			transmitted <- t.run()
 		})
@@ -320,6 +331,9 @@ func (d *Device) openListen(port uint16) (all []portpool.Socket, err error) {
 			return nil, err
 		}
 		return []portpool.Socket{s}, nil
+	}
+	if all := d.takeInherited(c); all != nil {
+		return all, nil
 	}
 	group, err := portpool.OpenGroup(c, d.workers, portpool.Steering{})
 	for _, s := range group {
