@@ -93,6 +93,7 @@ type Device struct {
 	inherited    []*os.File     // listen sockets, until the link first comes up
 	handing      atomic.Bool    // HandOver has begun: what ends is to end cleanly
 	transmitting sync.WaitGroup // the transmitters
+	resumed      chan struct{}  // nil, or closed when the state of a link that was handed over is known
 
 	linked   chan error // result of the last time the link came up
 	done     chan struct{}
@@ -183,6 +184,7 @@ func (d *Device) Run(ctx context.Context) error {
 		d.finished.Go(func() {
 			defer d.transmitting.Done()
 			d.pin(t.worker)
+			d.awaitLink()
 			transmitted <- t.run()
 		})
 	}
@@ -226,6 +228,7 @@ func (d *Device) watch(transmitted <-chan error) error {
 func (d *Device) linkEvent(event tun.Event) {
 	d.config.Lock()
 	defer d.config.Unlock()
+	defer d.linkKnown()
 	switch event {
 	case tun.Up:
 		d.linkIsUp = true

@@ -24,6 +24,7 @@ func (d *Device) Restore(state []byte) error {
 	}
 	d.config.Lock()
 	defer d.config.Unlock()
+	d.resumed = make(chan struct{})
 	static := d.static.Load()
 	if static == nil || static.Public() != h.Public {
 		return nil
@@ -144,6 +145,31 @@ func (d *Device) takeInherited(c portpool.SocketConfig) (all []portpool.Socket) 
 		return nil
 	}
 	return all
+}
+
+// awaitLink keeps a transmitter from reading what waits in the TUN device before
+// there are sockets to send it on. Only where a device was handed over does
+// anything wait.
+func (d *Device) awaitLink() {
+	if d.resumed == nil {
+		return
+	}
+	select {
+	case <-d.resumed:
+	case <-d.done:
+	}
+}
+
+// linkKnown is told after each event of the link, behind config.
+func (d *Device) linkKnown() {
+	if d.resumed == nil {
+		return
+	}
+	select {
+	case <-d.resumed:
+	default:
+		close(d.resumed)
+	}
 }
 
 // newUnlimitedShaper lets everything pass.
