@@ -20,7 +20,7 @@ func TestTwoFreshMachines(t *testing.T) {
 		router.run("ip", "address", "add", net+"ffff/64", "dev", "to-"+m.name)
 		m.run("ip", "address", "add", net+"1/64", "dev", "wan")
 		m.run("ip", "route", "add", "default", "via", net+"ffff")
-		m.stub("apt", `test "$*" = "install ./kiloport.deb"; mkdir -p -m 700 /etc/kiloport; ln -s `+program+` "`+m.bin+`/kiloport"`)
+		m.stub("apt", `test "$*" = "install ./kiloport_*.deb"; mkdir -p -m 700 /etc/kiloport; ln -s `+program+` "`+m.bin+`/kiloport"`)
 		m.stub("systemctl", systemctl(t, m))
 	}
 	berlin.stub("scp", `
