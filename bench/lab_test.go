@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,7 +15,7 @@ import (
 )
 
 // labRuns does experiments in the lab kernel, all at 20 Mbit/s and 20 ms behind
-// fq_codel. Time is virtual there, so what is asserted may be tight.
+// fq_codel, unless the scenario has a path of its own. Time is virtual there, so what is asserted may be tight.
 func labRuns(t *testing.T, plan []lab.Experiment) []report.Run {
 	t.Helper()
 	kernel, err := labkernel.Ensure(t.Context(), os.Stderr)
@@ -28,6 +29,9 @@ func labRuns(t *testing.T, plan []lab.Experiment) []report.Run {
 		e.Repetition = i + 1
 		e.Path.RateUp, e.Path.RateDown, e.Path.RTT, e.Path.Burst = 20e6, 20e6, 20*time.Millisecond, netlab.ShaperBurst
 		e.Path.Qdisc.Kind = netlab.KindFQCodel
+		at := slices.IndexFunc(lab.Scenarios, func(s lab.Scenario) bool { return s.Name == e.Scenario })
+		lab.Scenarios[at].Path(&e.Path)
+		e.Settings = append(lab.Scenarios[at].Settings(e), e.Settings...)
 	}
 	runs, err := runAll(t.Context(), plan, 2, inLabKernel(kernel).run, newTestProgress(t, plan))
 	if err != nil {

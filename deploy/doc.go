@@ -3,5 +3,6 @@
 // program that reads it; grafana/kiloport.json is checked by those of tunnel/metrics
 // against the metrics that there are.
 //
-// Start with README.md.
+// Start with README.md. attach is for WireGuard in the kernel: a systemd unit, the lines
+// for wg-quick, and an init script for OpenWrt.
 package deploy

@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"kiloport/queue"
 )
 
 type controlVector struct {
@@ -21,6 +23,8 @@ type controlVector struct {
 var controlVectors = []controlVector{
 	{"hello", controlHello, &hello{Version: 1, SendLanes: 1024, ReceiveLanes: 16384, ECN: 1, DSCP: 1, AEADs: 1, Path: 1},
 		"f101" + "0019" + "010101" + "02020400" + "03024000" + "040101" + "050101" + "06020001" + "07020001"},
+	{"hello with a rate", controlHello, &hello{Version: 1, ReceiveRate: 20_000_000, ReceiveOverhead: queue.Overhead{Bytes: -4, MPU: 84, Cells: queue.PTM}},
+		"f101" + "0028" + "010101" + "02020000" + "03020000" + "040100" + "050100" + "06020000" + "07020000" + "080d" + "0000000001312d00" + "fffc" + "0054" + "02"},
 	{"hello ack", controlHelloAck, &hello{Version: 2},
 		"f102" + "0019" + "010102" + "02020000" + "03020000" + "040100" + "050100" + "06020000" + "07020000"},
 	{"probe", controlProbe, &probe{ID: 0x0102030405060708, Sent: 0x1112131415161718},

@@ -445,6 +445,7 @@ func (p *peer) takeCookie(now int64, msg []byte) error {
 func (p *peer) sendHandshake(msg []byte, to *endpoint) {
 	if p.device.sendHandshake(msg, to) {
 		p.tx.bytes.Add(uint64(len(msg)))
+		p.device.uplink.past(p, len(msg))
 	}
 }
 
@@ -466,6 +467,12 @@ func (d *Device) sendHandshake(msg []byte, to *endpoint) bool {
 // sendSealed seals n bytes of payload behind the header room of buf and sends
 // them on a lane of s, in an outer traffic class, at once. The caller holds mu.
 func (p *peer) sendSealed(now int64, s *session, lane uint16, buf []byte, n int, class uint8) {
+	p.sendSealedFrom(now, s, lane, lane, buf, n, class)
+}
+
+// sendSealedFrom is sendSealed where another lane counts than the one whose socket
+// is used.
+func (p *peer) sendSealedFrom(now int64, s *session, lane, counter uint16, buf []byte, n int, class uint8) {
 	d := p.device
 	socks, to := d.sockets.Load(), p.endpoint.Load()
 	if socks == nil || to == nil {
@@ -479,7 +486,7 @@ func (p *peer) sendSealed(now int64, s *session, lane uint16, buf []byte, n int,
 		}
 		socket = pooled
 	}
-	datagram, ok := s.seal(buf, n, lane)
+	datagram, ok := s.seal(buf, n, counter)
 	if !ok {
 		return
 	}
@@ -488,6 +495,7 @@ func (p *peer) sendSealed(now int64, s *session, lane uint16, buf []byte, n int,
 		p.drops.add(sendDrop(batch[0].Err))
 	} else {
 		p.tx.count(1, len(datagram), class)
+		d.uplink.past(p, len(datagram))
 	}
 	if to.local.IsValid() && !batch[0].Local.IsValid() {
 		p.forgetLocal(to)

@@ -28,11 +28,17 @@ type peer struct {
 	endpoint  atomic.Pointer[endpoint]
 	spreading atomic.Bool // data may leave lane 0
 	normalECN atomic.Bool // what is sent may carry the inner ECN field outside
+	// Of a peer whose kernel WireGuard has kiloport attached, see kernelpeer.go:
+	restores    atomic.Pointer[kernelPorts] // where its data comes from, nil = it is no such peer
+	restored    atomic.Uint32               // messages that came from there
+	kernelLanes atomic.Uint32               // lanes that data may take with lane 0's counter
+
 	blind     atomic.Bool // the path from the peer marks everything, so marks mean nothing
 	dscps     atomic.Uint64
 	tx, rx    traffic
 	arrivals  arrivalTable
 	drops     drops
+	downlink  downlink
 	sojourn   atomic.Pointer[[]sharedHistogram] // of its packets in the queue, by transmitter; nil = none was sent
 	anomalies [4][4]atomic.Uint64               // RFC 6040's odd pairs: inner, outer
 
@@ -70,9 +76,13 @@ type peer struct {
 	reporter  reporter
 	reports   reports
 	reporting bool  // the peer reads REPORT
+	lineAt    int64 // when to send the next probe of the line, 0 = not before data is sent
+	tripLow   int64 // the least round trip on lane 0 since the last report, above that of late
+	tripKnown bool  // there was one
 	switchAt  int64 // data moves to current at the latest, 0 = it has
 	heard     int64 // when something authenticated last arrived
 	version   uint8 // of the peer's control messages, 0 = stock
+	kernel    *kernelPeer
 	wake      Timer
 	wakeAt    int64 // what wake is set to, 0 = not set
 }
@@ -195,8 +205,12 @@ func (p *peer) dataSent(now int64) {
 	}
 	p.noteLanes(now)
 	p.spread.active(now)
+	if p.lineAt == 0 && p.reporting && p.device.uplink.adapts() {
+		p.lineAt = now
+	}
 	p.ecn.classUsed(now, p.dscps.Load())
 	p.ecn.active(now)
+	p.flowedKernel(now)
 	p.arm(now)
 }
 
@@ -227,6 +241,9 @@ func (p *peer) received(now int64, s *session, data, inner bool) {
 	}
 	if inner && p.reporting {
 		p.reporter.arrived(now)
+	}
+	if inner {
+		p.flowedKernel(now)
 	}
 	if s == p.current && p.device.constants.RekeyOnReceive(s.keypair, now) && p.timers.LastMinute() {
 		p.wantHandshake(now)
@@ -340,7 +357,9 @@ func (p *peer) spreadStock(reason string) {
 	p.spread.stock(reason)
 	p.version = 0
 	p.spreading.Store(false)
-	p.forgetLanes()
+	if p.kernelLanes.Load() == 0 {
+		p.forgetLanes()
+	}
 }
 
 // agreed records that HELLO was exchanged.

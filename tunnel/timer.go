@@ -32,6 +32,10 @@ func (p *peer) due(now int64) int64 {
 		at = earliest(at, p.spread.next())
 		at = earliest(at, p.ecn.next())
 		at = earliest(at, p.reporter.at)
+		at = earliest(at, p.lineAt)
+	}
+	if k := p.kernel; k != nil {
+		at = earliest(at, k.at)
 	}
 	return at
 }
@@ -64,8 +68,10 @@ func (p *peer) fire() {
 		p.spreadEvents(now, p.spread.step(now, s.lastSent, p.device.random64))
 		p.ecnEvents(now, p.ecn.step(now, p))
 		p.sendReports(now)
+		p.probeLine(now)
 		p.expireLanes(now)
 	}
+	p.stepKernel(now)
 	p.arm(now)
 }
 

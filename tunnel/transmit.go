@@ -12,8 +12,11 @@ import (
 const (
 	transmitBatch = 64        // packets of one batch,
 	transmitBytes = 128 << 10 // and bytes, of which the last packet may be beyond
-	drainPackets  = 1024      // read before something must be sent,
-	drainBytes    = 512 << 10 // and bytes
+	// bulkBurst is how many bytes of a bulk flow follow each other, so that one
+	// system call takes them: less than a super-packet has.
+	bulkBurst    = 16 << 10
+	drainPackets = 1024      // read before something must be sent,
+	drainBytes   = 512 << 10 // and bytes
 )
 
 // transmitter carries packets from a queue of the TUN device to the sockets. It
@@ -25,6 +28,9 @@ type transmitter struct {
 	hasher  flowhash.Hasher
 	queue   *queue.FQ[*packet]
 	shaper  *queue.Shaper
+	idle    bool    // nothing waited for it when the last batch had been sent
+	lines   []*line // of peers, on which something waits
+	segment tun.Segmenter
 	buffers buffers
 	next    *packet // what the next packet is read into
 	egress  *egress
@@ -36,6 +42,7 @@ type transmitter struct {
 	bytes   atomic.Int64
 	marked  atomic.Uint64
 	watch   watch
+	marks   uint64 // packets that our CoDel marked
 
 	flow flowhash.Flow
 }
@@ -46,7 +53,7 @@ func newTransmitter(d *Device, worker int) *transmitter {
 		egress: newEgress(d.labels, transmitBatch),
 	}
 	t.queue = queue.New(d.queueConfig, t.queueDrop)
-	t.shaper = queue.NewShaper(queue.DefaultShaper(d.options.Bandwidth))
+	t.shaper = queue.NewShaper(queue.DefaultShaper(d.uplink.rate.Load()))
 	t.watch.flows.sparse = d.queueConfig.Quantum
 	return t
 }
@@ -60,6 +67,7 @@ func (t *transmitter) run() error {
 			}
 			return err
 		}
+		t.moveLines()
 		t.send()
 		t.pace()
 	}
@@ -69,7 +77,7 @@ func (t *transmitter) run() error {
 // that overflows, flow by flow, and not the device's ring. It waits only when
 // there is nothing to send.
 func (t *transmitter) fill() error {
-	header, size, err := t.read(t.queue.Len() == 0)
+	header, size, err := t.read(!t.waiting())
 	if err != nil || size == 0 {
 		return err
 	}
@@ -118,9 +126,11 @@ func (t *transmitter) enqueue(pkt *packet) (unused *packet) {
 	}
 	pkt.n = t.flow.Length
 	pkt.peer, pkt.hash = p, t.hasher.Hash(&t.flow.Key)
-	kept := t.buffers.fit(pkt)
-	t.enqueued(kept)
-	t.queue.Enqueue(t.now, kept.hash, kept)
+	if t.cuts(pkt) {
+		t.cut(pkt)
+		return pkt
+	}
+	t.put(t.buffers.fit(pkt))
 	return nil
 }
 
@@ -148,6 +158,7 @@ func (t *transmitter) send() {
 func (t *transmitter) takeBatch(socks *sockets) {
 	t.watch.mu.Lock()
 	defer t.watch.mu.Unlock()
+	t.shape()
 	for n, bytes := 0, 0; n < transmitBatch && bytes < transmitBytes && t.shaper.Ready(t.now); n++ {
 		pkt, ok := t.queue.Dequeue(t.now)
 		if !ok {
@@ -155,7 +166,9 @@ func (t *transmitter) takeBatch(socks *sockets) {
 		}
 		bytes += pkt.n
 		t.dequeued(pkt)
-		t.admit(pkt)
+		if t.shaper.Rate() != 0 {
+			t.shaper.Admit(t.now, t.cost(t.device.options.Overhead, pkt))
+		}
 		t.sendPacket(socks, pkt)
 	}
 }
@@ -198,9 +211,14 @@ func (t *transmitter) finish() {
 		t.touched[i] = nil
 	}
 	t.touched = t.touched[:0]
-	t.packets.Store(int64(t.queue.Len()))
-	t.bytes.Store(int64(t.queue.Bytes()))
-	t.marked.Store(t.queue.Stats().Marked)
+	packets, bytes := t.queue.Len(), t.queue.Bytes()
+	for _, l := range t.lines {
+		packets += l.queue.Len()
+		bytes += l.queue.Bytes()
+	}
+	t.packets.Store(int64(packets))
+	t.bytes.Store(int64(bytes))
+	t.marked.Store(t.marks)
 }
 
 // push chooses a packet's way and adds it to a batch; false means that it was
@@ -213,18 +231,22 @@ func (p *peer) push(now int64, e *egress, socks *sockets, s *session, pkt *packe
 		return false
 	}
 	class := p.encapsulate(s, pkt.payload())
-	lane, socket := p.chooseLane(now, socks, s, laneFlow(pkt.hash, class))
-	s.lane(lane).last.Store(now)
-	e.add(outgoing{packet: pkt, session: s, to: to, socket: socket, lane: lane, class: class})
+	lane, counter, socket := p.chooseLane(now, socks, s, laneFlow(pkt.hash, class))
+	s.lane(counter).last.Store(now)
+	e.add(outgoing{packet: pkt, session: s, to: to, socket: socket, lane: lane, counter: counter, class: class})
 	return true
 }
 
-// chooseLane gives the flow's lane and its socket: lane 0 where the peer or the
-// path takes no others, or no port is to be had.
-func (p *peer) chooseLane(now int64, socks *sockets, s *session, flow uint64) (uint16, portpool.Socket) {
-	agreed := int(s.limit.Load())
+// chooseLane gives the flow's lane, the lane that counts its packets, which is
+// another only to a kernel's WireGuard, and its socket: lane 0 where the peer or
+// the path takes no others, or no port is to be had.
+func (p *peer) chooseLane(now int64, socks *sockets, s *session, flow uint64) (lane, counter uint16, socket portpool.Socket) {
+	agreed, counted := int(s.limit.Load()), true
 	if agreed == 0 || !p.spreading.Load() {
-		return 0, socks.listen
+		agreed, counted = int(p.kernelLanes.Load()), false
+	}
+	if agreed == 0 {
+		return 0, 0, socks.listen
 	}
 	p.lanesMu.Lock()
 	defer p.lanesMu.Unlock()
@@ -232,17 +254,20 @@ func (p *peer) chooseLane(now int64, socks *sockets, s *session, flow uint64) (u
 	for {
 		lane, fresh := p.lanes.Assign(now, flow)
 		if lane == 0 {
-			return 0, socks.listen
+			return 0, 0, socks.listen
 		}
 		socket, err := socks.pool.Socket(now, lane)
 		if err == nil {
+			if !counted {
+				return lane, 0, socket
+			}
 			if fresh {
 				p.opened = append(p.opened, lane)
 			}
-			return lane, socket
+			return lane, lane, socket
 		}
 		if int(lane) <= socks.pool.Limit() { // it was not for want of ports
-			return 0, socks.listen
+			return 0, 0, socks.listen
 		}
 		p.limitLanes(socks.pool.Limit())
 	}

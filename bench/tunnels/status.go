@@ -38,6 +38,10 @@ type PeerStatus struct {
 		Shared int    `json:"shared"`
 		Moved  uint64 `json:"moved"` // flows whose lane died
 	} `json:"lanes"`
+	Sent struct {
+		Packets uint64 `json:"packets"`
+		Bytes   uint64 `json:"bytes"` // of the UDP payload
+	} `json:"sent"`
 	Drops map[string]uint64 `json:"drops"`
 }
 
