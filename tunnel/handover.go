@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"kiloport/tunnel/attach/accord"
 	"kiloport/tunnel/noise"
 	"kiloport/tunnel/tun"
 )
@@ -43,6 +44,7 @@ const handoverVersion = 1
 // needs another version.
 type handoverState struct {
 	Version int
+	At      time.Time // when the keys were last used
 	Public  noise.PublicKey
 	Peers   []handoverPeer
 }
@@ -54,6 +56,15 @@ type handoverPeer struct {
 	Completed      time.Time
 	Sent, Accepted []byte // timestamps
 	Sessions       []handoverSession
+	Kernel         *handoverKernel // nil: it is no such peer
+}
+
+// handoverKernel is what there is of a peer whose kernel WireGuard has kiloport
+// attached. It goes on sending from its ports until it hears of another process here.
+type handoverKernel struct {
+	Port          uint16 // the canonical one here
+	Inside, There netip.Addr
+	Theirs        accord.Hello
 }
 
 // handoverRole says which of a peer's keypairs one is.
@@ -73,7 +84,8 @@ type handoverSession struct {
 	Offered   uint32
 	Offers    uint64
 	SealFlags uint64
-	Theirs    *hello // what the peer said in HELLO; nil if it did not yet
+	Theirs    *hello // what the peer said in HELLO; nil if it did not
+	Stock     bool   // and is not expected to any more
 	Limit     uint16
 	Next      map[uint16]uint64 // of sending, by lane
 	Windows   map[uint16]handoverWindow
@@ -90,6 +102,7 @@ var errNothingToHandOver = errors.New("hand over: the link is down, so that ther
 // HandOver ends the device, as Close does, but for what another process needs to
 // go on: what has been read from the TUN device is sent, what waits elsewhere goes
 // on waiting, and no key is used here any more. After an error the device works on.
+// Whoever has State may use the keys: it must come to one process only, once.
 func (d *Device) HandOver() (*Handover, error) {
 	d.config.Lock()
 	defer d.config.Unlock()
@@ -105,7 +118,7 @@ func (d *Device) HandOver() (*Handover, error) {
 	d.endReceiving()
 	d.tun.Close() // the transmitters send what they have, and end
 	d.transmitting.Wait()
-	state := handoverState{Version: handoverVersion}
+	state := handoverState{Version: handoverVersion, At: d.clock.Wall()}
 	if static := d.static.Load(); static != nil {
 		state.Public = static.Public()
 	}
@@ -115,12 +128,21 @@ func (d *Device) HandOver() (*Handover, error) {
 	}
 	d.up = false
 	d.closeSockets()
-	var err error
-	h.State, err = json.Marshal(state)
-	for i := range state.Peers {
-		state.Peers[i].clear()
+	text, err := json.Marshal(state)
+	if err != nil { // too late to go on here: without State there are handshakes
+		d.log.Error("the sessions are lost", "error", err)
 	}
-	return h, err
+	h.State = text
+	state.clear()
+	return h, nil
+}
+
+func (h *handoverState) clear() {
+	for i := range h.Peers {
+		for j := range h.Peers[i].Sessions {
+			h.Peers[i].Sessions[j].Keypair.Clear()
+		}
+	}
 }
 
 // openHandover duplicates the descriptors.
@@ -156,12 +178,37 @@ func (d *Device) endReceiving() {
 	}
 }
 
-// drain sends what waits in the queue, at once.
+// drain sends what waits in the queues, at once and whatever the rates are: it is no
+// more than the queues keep waiting, and the successor knows nothing of it.
 func (t *transmitter) drain() {
-	t.shaper = newUnlimitedShaper()
-	for t.queue.Len() > 0 {
-		t.send()
+	for more := true; more; {
+		t.now = t.device.clock.Now()
+		t.batch++
+		socks := t.device.sockets.Load()
+		more = t.takeAny(socks)
+		t.egress.flush(socks, t.device.mtu())
+		t.finish()
 	}
+}
+
+// takeAny is takeBatch without rates. It reports whether there was anything.
+func (t *transmitter) takeAny(socks *sockets) (some bool) {
+	t.watch.mu.Lock()
+	defer t.watch.mu.Unlock()
+	for n, bytes := 0, 0; n < transmitBatch && bytes < transmitBytes; n++ {
+		pkt, ok := t.queue.Dequeue(t.now)
+		for i := 0; !ok && i < len(t.lines); i++ {
+			pkt, ok = t.lines[i].queue.Dequeue(t.now)
+		}
+		if !ok {
+			break
+		}
+		some = true
+		bytes += pkt.n
+		t.dequeued(pkt)
+		t.sendPacket(socks, pkt)
+	}
+	return some
 }
 
 // handOver gives what there is of a peer, and ends its sessions here.
@@ -184,14 +231,11 @@ func (p *peer) handOver(now int64) (h handoverPeer) {
 			h.Sessions = append(h.Sessions, state)
 		}
 	}
+	if k := p.kernel; k != nil && k.Theirs.Version != 0 {
+		h.Kernel = &handoverKernel{Port: k.local.Port, Inside: k.inside, There: k.there, Theirs: k.Theirs}
+	}
 	p.halt()
 	return h
-}
-
-func (h *handoverPeer) clear() {
-	for i := range h.Sessions {
-		h.Sessions[i].Keypair.Clear()
-	}
 }
 
 func (s *session) handOver(now int64) (h handoverSession, ok bool) {
@@ -204,6 +248,7 @@ func (s *session) handOver(now int64) (h handoverSession, ok bool) {
 		theirs := s.hello.theirs
 		h.Theirs = &theirs
 	}
+	h.Stock = s.hello.over && !s.hello.heard
 	h.Next = map[uint16]uint64{0: s.first.next.Load()}
 	for i := range s.chunks {
 		if lanes := s.chunks[i].Load(); lanes != nil {

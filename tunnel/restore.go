@@ -2,20 +2,24 @@ package tunnel
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"time"
 
 	"kiloport/portpool"
-	"kiloport/queue"
+	"kiloport/tunnel/attach/accord"
 	"kiloport/tunnel/noise"
 )
 
 // Restore goes on with the sessions of a [Handover]. Call it after Configure and
 // before Run; state is zeroed. Sessions of peers that are not configured any more
-// are forgotten, and all of them if the private key is another one. An error
-// means that there are none, and that handshakes will be made.
+// are forgotten, those that have expired meanwhile, and all of them if the private
+// key is another one. An error names those that could not be taken over: with their
+// peers there will be handshakes.
 func (d *Device) Restore(state []byte) error {
 	defer clear(state)
 	var h handoverState
+	defer h.clear()
 	if err := json.Unmarshal(state, &h); err != nil {
 		return fmt.Errorf("read what was handed over: %w", err)
 	}
@@ -29,18 +33,23 @@ func (d *Device) Restore(state []byte) error {
 	if static == nil || static.Public() != h.Public {
 		return nil
 	}
+	away := d.clock.Wall().Sub(h.At)
+	if away < 0 {
+		return errors.New("the clock was set back since the keys were handed over, so that their age is not known")
+	}
+	var failed error
 	for i := range h.Peers {
 		if p := d.peer(h.Peers[i].Key); p != nil {
-			if err := p.restore(d.clock.Now(), static, &h.Peers[i]); err != nil {
-				return fmt.Errorf("take over the sessions with peer %s: %w", p.name(), err)
+			if err := p.restore(d.clock.Now(), away, static, &h.Peers[i]); err != nil {
+				failed = errors.Join(failed, fmt.Errorf("take over the sessions with peer %s: %w", p.name(), err))
 			}
 		}
-		h.Peers[i].clear()
 	}
-	return nil
+	return failed
 }
 
-func (p *peer) restore(now int64, static *noise.Static, h *handoverPeer) error {
+// restore takes over what there is of a peer, which was handed over some time ago.
+func (p *peer) restore(now int64, away time.Duration, static *noise.Static, h *handoverPeer) (err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err := p.prepare(static); err != nil {
@@ -56,41 +65,75 @@ func (p *peer) restore(now int64, static *noise.Static, h *handoverPeer) error {
 	p.timers.Resumed(now)
 	var sending *session
 	for i := range h.Sessions {
-		s, err := p.restoreSession(now, &h.Sessions[i])
-		if err != nil {
-			return err
-		}
+		h.Sessions[i].Keypair.Age += int64(away)
+		s, e := p.restoreSession(now, &h.Sessions[i])
+		err = errors.Join(err, e)
 		if h.Sessions[i].Sending {
 			sending = s
 		}
 	}
 	if s := p.current; s != nil {
-		if s.hello.heard {
-			p.agreed(now, uint16(s.limit.Load()))
-			p.pathAgreed(now, &s.hello.theirs)
-		} else {
-			p.startHello(now, s)
-		}
-		if sending != s {
+		p.resume(now, s)
+		switch sending {
+		case s:
+		case nil:
+			sending = s
+		default:
 			p.switchAt = now + switchDelay
 		}
 	}
 	p.sending.Store(sending)
-	return nil
+	if h.Kernel != nil {
+		p.restoreKernel(now, h.Kernel)
+	}
+	return err
 }
 
+// resume takes up the exchange of HELLO on the current keypair where it was.
+func (p *peer) resume(now int64, s *session) {
+	switch {
+	case s.hello.heard:
+		p.ask(&s.hello.theirs)
+		p.agreed(now, uint16(s.limit.Load()))
+		p.pathAgreed(now, &s.hello.theirs)
+	case s.hello.over:
+		p.spreadStock("the peer did not answer HELLO: it is a stock WireGuard")
+	default:
+		p.startHello(now, s)
+	}
+}
+
+// restoreKernel goes on putting back the ports of such a peer. Spreading to it is
+// agreed on anew, because to the peer this is another process.
+func (p *peer) restoreKernel(now int64, h *handoverKernel) {
+	k := &kernelPeer{local: p.device.localEnd(h.Port), inside: h.Inside, there: h.There, at: now}
+	k.Agreement = accord.NewAgreement(&k.local)
+	p.kernel = k
+	p.observeKernel(now)
+	k.Listen(atTime(now), h.Theirs)
+	p.applyKernel(now)
+}
+
+// restoreSession gives nil for one that has expired.
 func (p *peer) restoreSession(now int64, h *handoverSession) (*session, error) {
 	keypair, err := noise.RestoreKeypair(&h.Keypair, now)
 	if err != nil {
 		return nil, err
 	}
 	s := newSession(p, keypair)
+	if s.expired(now) {
+		keypair.Clear()
+		return nil, nil
+	}
 	s.confirmed.Store(h.Confirmed)
 	s.offered.Store(min(h.Offered, maxLanes))
 	s.offers.Store(h.Offers & (p.device.offers | noise.CounterAES))
 	s.sealFlags.Store(h.SealFlags)
-	s.allowLanes(min(h.Limit, maxLanes))
+	s.hello.over = h.Stock
 	if h.Theirs != nil {
+		// A lane above what we send on now is never used again: HELLO is not
+		// taken twice on one keypair.
+		s.allowLanes(min(h.Limit, p.device.ourHello().SendLanes, maxLanes))
 		s.hello = helloState{started: now, heard: true, over: true, theirs: *h.Theirs}
 		s.decapsulates.Store(h.Theirs.ECN&helloECNDecapsulates != 0)
 		s.vouches.Store(h.Theirs.Path&helloPathVouched != 0)
@@ -171,9 +214,6 @@ func (d *Device) linkKnown() {
 		close(d.resumed)
 	}
 }
-
-// newUnlimitedShaper lets everything pass.
-func newUnlimitedShaper() *queue.Shaper { return queue.NewShaper(queue.DefaultShaper(0)) }
 
 // Responsive tells whether the device is at work. It returns when the device has
 // answered: its configuration, and every worker that sends, is not stuck. It is for
