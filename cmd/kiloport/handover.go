@@ -68,21 +68,24 @@ type predecessor struct {
 }
 
 // inherit gives what was handed over to this process, nil if nothing was. It takes
-// it out of the environment.
+// it out of the environment. Where it cannot be used, systemd forgets it too: while
+// its descriptors are open, the interface is there.
 func inherit(name string, log *slog.Logger) *predecessor {
 	p, err := readHandover(handedFiles())
-	switch {
-	case err != nil:
+	if p != nil {
+		p.log = log
+		if p.Interface != name {
+			p.abandon()
+			err = fmt.Errorf("it is for interface %s", p.Interface)
+		}
+	}
+	if err != nil {
 		log.Error("what was handed over cannot be used: starting anew", "error", err)
-		return nil
-	case p == nil:
-		return nil
-	case p.Interface != name:
-		log.Error("what was handed over is for another interface: starting anew", "interface", p.Interface)
-		p.close()
+		if err := forgetKept(); err != nil {
+			log.Warn("what was handed over may still be there", "error", err)
+		}
 		return nil
 	}
-	p.log = log
 	return p
 }
 
@@ -128,11 +131,7 @@ func readHandover(files []handedFile) (*predecessor, error) {
 		return nil, nil
 	}
 	defer state.Close()
-	text, err := io.ReadAll(io.NewSectionReader(state, 0, maxState))
-	defer clear(text)
-	if err == nil {
-		err = json.Unmarshal(text, &p.handedDaemon)
-	}
+	err := p.take(state)
 	if err == nil && (len(p.tun) == 0 || p.control == nil) {
 		err = errors.New("the tun device or the control socket is missing")
 	}
@@ -141,6 +140,36 @@ func readHandover(files []handedFile) (*predecessor, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// take reads the state and leaves it without the sessions. Should this process end
+// before it is ready, systemd gives the same file to another one, which must not use
+// keys and counters that were used here.
+func (p *predecessor) take(state *os.File) error {
+	text, err := io.ReadAll(io.NewSectionReader(state, 0, maxState))
+	defer clear(text)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(text, &p.handedDaemon); err != nil {
+		return errors.Join(err, state.Truncate(0))
+	}
+	rest := p.handedDaemon
+	rest.Device = nil
+	return writeState(state, rest)
+}
+
+// writeState writes the state in place of what was there, of which nothing is left.
+func writeState(state *os.File, d handedDaemon) error {
+	text, err := json.Marshal(d)
+	defer clear(text)
+	if err == nil {
+		err = state.Truncate(0)
+	}
+	if err == nil {
+		_, err = state.WriteAt(text, 0)
+	}
+	return err
 }
 
 func (p *predecessor) close() {
@@ -161,8 +190,9 @@ func (p *predecessor) abandon() {
 }
 
 // handOver ends the device and gives what its successor needs. What it gives is the
-// caller's to close.
-func (d *daemon) handOver(device *tunnel.Device, rest handedDaemon) (files []handedFile, err error) {
+// caller's to close. It reports whether the device has ended, for it may fail before
+// or after that.
+func (d *daemon) handOver(device *tunnel.Device, rest handedDaemon) (files []handedFile, ended bool, err error) {
 	rest.Interface = d.name
 	rest.Endpoints = make(map[string]netip.AddrPort)
 	for _, peer := range device.State().Peers {
@@ -172,24 +202,24 @@ func (d *daemon) handOver(device *tunnel.Device, rest handedDaemon) (files []han
 	}
 	control, err := d.socket.File()
 	if err != nil {
-		return nil, fmt.Errorf("hand over the control socket: %w", err)
+		return nil, false, fmt.Errorf("hand over the control socket: %w", err)
 	}
 	files = append(files, handedFile{handedControl, control})
 	metrics, err := d.metrics.file()
 	if err != nil {
-		return files, fmt.Errorf("hand over the socket of the metrics: %w", err)
+		return files, false, fmt.Errorf("hand over the socket of the metrics: %w", err)
 	}
 	if metrics != nil {
 		files = append(files, handedFile{handedMetrics, metrics})
 	}
 	state, err := tun.MemoryFile(handedState)
 	if err != nil {
-		return files, err
+		return files, false, err
 	}
 	files = append(files, handedFile{handedState, state})
 	h, err := device.HandOver()
 	if err != nil {
-		return files, err
+		return files, false, err
 	}
 	for _, f := range h.TUN {
 		files = append(files, handedFile{handedTUN, f})
@@ -198,16 +228,12 @@ func (d *daemon) handOver(device *tunnel.Device, rest handedDaemon) (files []han
 		files = append(files, handedFile{handedListen, f})
 	}
 	rest.Device = h.State
-	text, err := json.Marshal(rest)
+	err = writeState(state, rest)
 	clear(h.State)
-	if err == nil {
-		_, err = state.Write(text)
-	}
-	clear(text)
 	if err != nil {
-		return files, fmt.Errorf("hand over the sessions: %w", err)
+		return files, true, fmt.Errorf("hand over the sessions: %w", err)
 	}
-	return files, nil
+	return files, true, nil
 }
 
 func closeHanded(files []handedFile) {

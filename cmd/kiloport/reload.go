@@ -131,19 +131,19 @@ func (u *upped) reread(ctx context.Context) error {
 	if err := u.device.Configure(difference(u.asked, now, u.device.State())); err != nil {
 		return fmt.Errorf("configure interface %s: %w", u.name, err)
 	}
-	err = u.applied.Change(ctx, l.plan(now))
-	if err := errors.Join(err, u.mark()); err != nil {
-		return err
-	}
-	before := u.options
+	// From here on the file is what is in force, whatever else fails: the next
+	// reload makes the difference to it.
+	changed := changedOptions(&u.options, &l.options)
 	u.loaded, u.asked = l, now
-	if changed := changedOptions(&before, &l.options); changed != "" {
-		u.log.Info("reloaded, and starting again because of an option", "interface", u.name, "option", changed)
+	err = errors.Join(u.applied.Change(ctx, l.plan(now)), u.mark())
+	if changed != "" {
+		u.log.Info("starting again because of an option", "interface", u.name, "option", changed)
 		u.startAgain()
-		return nil
 	}
-	u.log.Info("reloaded", "interface", u.name, "peers", len(l.config.Peers))
-	return nil
+	if err == nil {
+		u.log.Info("reloaded", "interface", u.name, "peers", len(l.config.Peers))
+	}
+	return err
 }
 
 // sameNames are the endpoints of peers whose name of a host has not changed: it is

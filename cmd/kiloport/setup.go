@@ -2,7 +2,6 @@ package main
 
 import (
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -132,40 +131,50 @@ func innerNetworks(texts []string) (all []netip.Prefix, err error) {
 	return all, nil
 }
 
-// writeSites writes the files and gives the paths of the configurations. It
-// overwrites nothing: a key that is in use would be lost.
+// siteFile is a file to be written.
+type siteFile struct {
+	path, text string
+	mode       os.FileMode
+}
+
+// writeSites writes the files, all or none, and gives the paths of the
+// configurations. It overwrites nothing: a key that is in use would be lost.
 func writeSites(r *setupRequest, files []sites.Files) (configs []string, err error) {
+	var all []siteFile
 	for _, f := range files {
 		path := filepath.Join(r.dir, f.Site, r.name)
 		config := path + ".conf"
 		if f.Site == r.here {
 			config = filepath.Join(configDirs[0], r.name+".conf")
 		}
-		for _, one := range []struct {
-			path, text string
-			mode       os.FileMode
-		}{{config, f.Config, 0o600}, {path + ".nft", f.Firewall, 0o644}} {
-			if err := writeNew(one.path, one.text, one.mode); err != nil {
-				return nil, fmt.Errorf("write the files of site %s: %w", f.Site, err)
-			}
-		}
 		configs = append(configs, config)
+		all = append(all, siteFile{config, f.Config, 0o600}, siteFile{path + ".nft", f.Firewall, 0o644})
+	}
+	for _, f := range all {
+		if _, err := os.Lstat(f.path); err == nil {
+			return nil, fmt.Errorf("%s is there: it is not overwritten, for its keys may be in use: remove it, or choose another --dir", f.path)
+		}
+	}
+	for i, f := range all {
+		if err := writeNew(f); err != nil {
+			for _, written := range all[:i] {
+				os.Remove(written.path)
+			}
+			return nil, fmt.Errorf("write the files of the sites: %w", err)
+		}
 	}
 	return configs, nil
 }
 
-func writeNew(path, text string, mode os.FileMode) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+func writeNew(n siteFile) error {
+	if err := os.MkdirAll(filepath.Dir(n.path), 0o700); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("%w: it is not overwritten, for its keys may be in use: remove it, or choose another --dir", err)
-	}
+	f, err := os.OpenFile(n.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, n.mode)
 	if err != nil {
 		return err
 	}
-	if _, err := io.WriteString(f, text); err != nil {
+	if _, err := io.WriteString(f, n.text); err != nil {
 		f.Close()
 		return err
 	}

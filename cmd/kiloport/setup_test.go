@@ -33,6 +33,18 @@ func TestSetup(t *testing.T) {
 	if now, err := os.ReadFile(a); err != nil || string(now) != string(text) {
 		t.Errorf("it was overwritten: %v", err)
 	}
+	if err := os.RemoveAll(filepath.Dir(a)); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, _ := call(t, "", args...); code != 1 {
+		t.Errorf("with the files of one site: status %d", code)
+	}
+	if _, err := os.Stat(a); err == nil {
+		t.Error("one site has new files, the other old ones")
+	}
+	if err := os.MkdirAll(filepath.Dir(a), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	moved := strings.Replace(string(text), "ListenPort = 51820", "ListenPort = 51821", 1)
 	if err := os.WriteFile(a, []byte(moved), 0o600); err != nil {
 		t.Fatal(err)
@@ -53,6 +65,7 @@ func TestWrongSetups(t *testing.T) {
 		"a@192.0.2.1 b --port-range 1-9":      "do not fit",
 		"a@192.0.2.1 b --listen-port 40001":   "lies in the port range",
 		"a@192.0.2.1 b --listen-port 70000":   "70000",
+		"a@192.0.2.1:40001 b":                 "lies in the port range",
 		"a@192.0.2.1 b --ports 0":             "out of range",
 		"a@192.0.2.1 b --hub c --ports 16384": "16384",
 	} {

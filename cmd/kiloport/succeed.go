@@ -61,8 +61,10 @@ func (u *upped) takeOver(ctx context.Context, from *predecessor) (err error) {
 		u.device.Close()
 		return errors.Join(fmt.Errorf("configure interface %s: %w", u.name, err), d.socket.Remove())
 	}
-	if err := u.device.Restore(from.Device); err != nil {
-		u.log.Warn("the sessions are lost, new handshakes are made", "error", err)
+	if len(from.Device) == 0 {
+		u.log.Warn("another process has had the sessions and ended: new handshakes are made")
+	} else if err := u.device.Restore(from.Device); err != nil {
+		u.log.Warn("sessions are lost, new handshakes are made", "error", err)
 	}
 	if err := u.device.Configure(movedPeers(from.Asked, u.asked)); err != nil {
 		u.log.Error("not everything is as the file says", "interface", u.name, "error", err)
@@ -122,11 +124,10 @@ func (u *upped) succeeded(device *tunnel.Device, bySystemd bool) (elsewhere, end
 		u.log.Error("not handed over, because the configuration cannot be used", "interface", u.name, "error", err)
 		return false, false
 	}
-	files, err := u.daemon.handOver(device, handedDaemon{
+	files, ended, err := u.daemon.handOver(device, handedDaemon{
 		Site: u.applied.Record(), Asked: askedEndpoints(u.asked), Metrics: tunnel.MetricsName(u.options.Metrics),
 	})
 	defer closeHanded(files)
-	ended = !device.Responsive()
 	if err == nil && bySystemd {
 		err = keepForSuccessor(files)
 	} else if err == nil {

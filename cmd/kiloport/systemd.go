@@ -19,6 +19,9 @@ import (
 // envUnit is the unit that this process is, set by its file in deploy/systemd.
 const envUnit = "KILOPORT_UNIT"
 
+// envNotify is where systemd listens (sd_notify(3)).
+const envNotify = "NOTIFY_SOCKET"
+
 const (
 	systemctlTimeout = 5 * time.Second
 	barrierTimeout   = 5 * time.Second
@@ -28,17 +31,43 @@ const (
 
 // ready tells systemd, if it waits.
 func ready(log *slog.Logger) {
-	// What a process before this one has left is ours now.
-	state := []string{sd.SdNotifyReady}
-	for _, name := range handoverNames {
-		state = append(state, "FDSTOREREMOVE=1\nFDNAME="+name)
+	_, err := sd.SdNotify(false, sd.SdNotifyReady)
+	if err == nil {
+		err = letGo() // what a process before this one has left is ours now
 	}
-	for _, s := range state {
-		if _, err := sd.SdNotify(false, s); err != nil {
-			log.Warn("systemd was not told that the interface is ready", "error", err)
-			return
+	if err != nil {
+		log.Warn("systemd was not told that the interface is ready", "error", err)
+	}
+}
+
+// letGo has systemd close the descriptors that it keeps.
+func letGo() error {
+	for _, name := range handoverNames {
+		if _, err := sd.SdNotify(false, "FDSTOREREMOVE=1\nFDNAME="+name); err != nil {
+			return err
 		}
 	}
+	return nil
+}
+
+// forgetKept is letGo, and waits until systemd has done it.
+func forgetKept() error {
+	if os.Getenv(envNotify) == "" {
+		return nil
+	}
+	if err := letGo(); err != nil {
+		return err
+	}
+	conn, err := dialSystemd()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return barrier(conn)
+}
+
+func dialSystemd() (*net.UnixConn, error) {
+	return net.DialUnix("unixgram", nil, &net.UnixAddr{Name: os.Getenv(envNotify), Net: "unixgram"})
 }
 
 // watchdog tells systemd that the device is at work, for as long as it answers and
@@ -69,7 +98,7 @@ func watchdog(ctx context.Context, responsive func() bool, log *slog.Logger) {
 // for good. If that cannot be found out it is for good.
 func toBeRestarted(log *slog.Logger) bool {
 	unit := os.Getenv(envUnit)
-	if unit == "" || os.Getenv("NOTIFY_SOCKET") == "" {
+	if unit == "" || os.Getenv(envNotify) == "" {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), systemctlTimeout)
@@ -88,14 +117,21 @@ func toBeRestarted(log *slog.Logger) bool {
 }
 
 // keepForSuccessor gives the descriptors to systemd, which gives them to the next
-// process of this unit, and waits until it has them.
+// process of this unit, and waits until it has them. If that fails it is to keep
+// none.
 func keepForSuccessor(files []handedFile) error {
-	address := &net.UnixAddr{Name: os.Getenv("NOTIFY_SOCKET"), Net: "unixgram"}
-	conn, err := net.DialUnix("unixgram", nil, address)
+	conn, err := dialSystemd()
 	if err != nil {
 		return fmt.Errorf("hand over to systemd: %w", err)
 	}
 	defer conn.Close()
+	if err = keep(conn, files); err != nil {
+		err = errors.Join(err, letGo())
+	}
+	return err
+}
+
+func keep(conn *net.UnixConn, files []handedFile) error {
 	for len(files) > 0 {
 		n := 1
 		for n < len(files) && n < maxPassed && files[n].name == files[0].name {

@@ -183,6 +183,81 @@ func TestRestartBySystemd(t *testing.T) {
 	}
 }
 
+// spend does with what systemd keeps as a successor does that ends before it is ready.
+func (s *supervisor) spend() (sessions int) {
+	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var copies []handedFile
+	for _, f := range s.store {
+		fd, err := duplicate(f.file)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		copies = append(copies, handedFile{f.name, os.NewFile(uintptr(fd), f.name)})
+	}
+	p, err := readHandover(copies)
+	if err != nil || p == nil {
+		s.t.Fatalf("%v, %v", p, err)
+	}
+	defer p.close()
+	return len(p.Device)
+}
+
+// The keys and counters are there for one successor. If that ends before it is ready,
+// the next one makes a new handshake, and goes on with everything else.
+func TestSessionsAreHandedOverOnce(t *testing.T) {
+	l := newUnderLoad(t)
+	if _, stderr, code := l.a.kiloport("down", l.nameA); code != 0 {
+		t.Fatalf("down: status %d, %s", code, stderr)
+	}
+	s := newSupervisor(l.a, "up", "-f", l.pathA)
+	s.start()
+	ping := func() { t.Helper(); l.a.run("ping", "-q", "-c", "1", "-W", "10", "10.9.0.2") }
+	ping()
+	handshake := l.a.status(l.nameA).Peers[0].LastHandshake
+	s.end("17 " + testUnit + " restart running")
+	if first, second := s.spend(), s.spend(); first == 0 || second != 0 {
+		t.Errorf("there are %d bytes of sessions for the first successor, %d for the second", first, second)
+	}
+	s.start()
+	ping()
+	if now := l.a.status(l.nameA).Peers[0].LastHandshake; !now.After(*handshake) {
+		t.Errorf("the last handshake is that of %v", now)
+	}
+	s.end("18 " + testUnit + " stop running")
+	if after := l.a.state(); strings.Contains(after, l.nameA) || strings.Contains(after, "10.9.0") {
+		t.Errorf("something is left:\n%s", after)
+	}
+}
+
+// What is handed over for another interface is forgotten, also by systemd, and the
+// interface begins anew.
+func TestHandoverForAnotherInterface(t *testing.T) {
+	l := newUnderLoad(t)
+	for _, side := range []struct {
+		n    *namespace
+		name string
+	}{{l.a, l.nameA}, {l.b, l.nameB}} {
+		if _, stderr, code := side.n.kiloport("down", side.name); code != 0 {
+			t.Fatalf("down: status %d, %s", code, stderr)
+		}
+	}
+	s := newSupervisor(l.a, "up", "-f", l.pathA)
+	s.start()
+	s.end("17 " + testUnit + " restart running")
+	other := linkName("lc")
+	s.args = []string{"up", "-f", writeConfig(t, other, l.configA)}
+	s.start()
+	if state := l.a.state(); strings.Contains(state, l.nameA) || !strings.Contains(state, other) {
+		t.Errorf("there is\n%s%s", state, s.stderr.String())
+	}
+	if !strings.Contains(s.stderr.String(), "starting anew") {
+		t.Error(s.stderr.String())
+	}
+	s.end("18 " + testUnit + " stop running")
+}
+
 // A successor that cannot go on undoes what its predecessor did; what is handed
 // over for another interface, or in pieces, is left.
 func TestUselessHandover(t *testing.T) {

@@ -104,10 +104,11 @@ func (p *Plan) check() error {
 	if err := p.checkHub(); err != nil {
 		return err
 	}
-	if n := p.PortRange; n != (tunnel.PortRange{}) && n.Low <= p.ListenPort && p.ListenPort <= n.High {
-		return fmt.Errorf("listen port %d lies in the port range %v: choose one outside", p.ListenPort, n)
-	}
 	for i := range p.Sites {
+		n, port := p.PortRange, p.Sites[i].port(p.ListenPort)
+		if n != (tunnel.PortRange{}) && n.Low <= port && port <= n.High {
+			return fmt.Errorf("listen port %d of %s lies in the port range %v: choose one outside", port, p.Sites[i].Name, n)
+		}
 		for j := range i {
 			a, b := &p.Sites[i], &p.Sites[j]
 			if a.Name == b.Name {

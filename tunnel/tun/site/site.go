@@ -3,7 +3,8 @@
 // with ip(8).
 //
 // Start at [Apply]; [Applied.Change] makes the difference to another plan, and
-// [Resume] goes on with what another process has done. It works in the network namespace of the calling thread.
+// [Resume] goes on with what another process has done. It works in the network
+// namespace of the calling thread.
 //
 // Limits: DNS is left alone, and the only firewall rules are those that a default
 // route needs. A route that was there before for the same prefix and metric is
