@@ -1,23 +1,49 @@
 package deploy
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
 // build makes the program that reads the files.
 func build(t *testing.T) string {
 	t.Helper()
-	program := filepath.Join(t.TempDir(), "kiloport")
-	if out, err := exec.Command("go", "build", "-o", program, "kiloport/cmd/kiloport").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	program, err := built()
+	if err != nil {
+		t.Fatal(err)
 	}
 	return program
+}
+
+// buildDir is where the program is, once it was built.
+var buildDir string
+
+// built builds it, statically, once for all tests.
+var built = sync.OnceValues(func() (program string, err error) {
+	program = filepath.Join(buildDir, "kiloport")
+	cmd := exec.Command("go", "build", "-o", program, "kiloport/cmd/kiloport")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return program, nil
+})
+
+func TestMain(m *testing.M) {
+	var err error
+	if buildDir, err = os.MkdirTemp("", "kiloport-deploy-"); err != nil {
+		panic(err)
+	}
+	code := m.Run()
+	os.RemoveAll(buildDir)
+	os.Exit(code)
 }
 
 func output(t *testing.T, stdin, program string, args ...string) string {

@@ -16,8 +16,8 @@ import (
 // patience is how long something may take that is expected to happen.
 const patience = 30 * time.Second
 
-// machine is a network namespace with processes and files of its own: /run is empty, and what
-// is written to /etc, /usr and /var goes nowhere else.
+// machine is a network namespace with processes and files of its own: /run is empty,
+// and what is written to /etc, /usr and /var goes nowhere else.
 type machine struct {
 	t    *testing.T
 	name string
@@ -28,9 +28,56 @@ type machine struct {
 
 func newMachine(t *testing.T, name string) *machine {
 	t.Helper()
+	return boot(t, name, "exec sleep 600", &syscall.SysProcAttr{})
+}
+
+// newSystemdMachine is a machine in which systemd is at work, with none of this host's
+// units.
+func newSystemdMachine(t *testing.T, name string) *machine {
+	t.Helper()
+	return boot(t, name, `
+		mount -t proc proc /proc
+		mount -t tmpfs tmpfs /sys/fs/cgroup
+		mount -t cgroup2 cgroup2 /sys/fs/cgroup
+		mount -t tmpfs tmpfs /etc/systemd/system
+		mount -t tmpfs tmpfs /usr/lib/systemd/system/sysinit.target.wants
+		printf '[Unit]\nDefaultDependencies=no\n' >/etc/systemd/system/test.target
+		exec env -i container=test PATH="$PATH" /usr/lib/systemd/systemd --system --log-target=null --unit=test.target`,
+		&syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: newCgroup(t)}, "--cgroup", "--ipc", "--uts")
+}
+
+// newCgroup gives a descriptor of a new group of processes.
+func newCgroup(t *testing.T) int {
+	t.Helper()
+	root := "/sys/fs/cgroup/unified" // beside the old kind
+	if _, err := os.Stat(root); err != nil {
+		root = "/sys/fs/cgroup"
+	}
+	dir, err := os.MkdirTemp(root, "kiloport-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		f.Close()
+		// Only its folders can be removed, and only when all processes have gone.
+		await(t, "the end of "+dir, func() bool {
+			return exec.Command("find", dir, "-depth", "-type", "d", "-exec", "rmdir", "{}", "+").Run() == nil
+		})
+	})
+	return int(f.Fd())
+}
+
+// boot makes a machine, of whose first process end is the last line.
+func boot(t *testing.T, name, end string, attributes *syscall.SysProcAttr, namespaces ...string) *machine {
+	t.Helper()
 	m := &machine{t: t, name: name, dir: t.TempDir()}
 	m.bin = filepath.Join(m.dir, "bin")
-	hold := exec.Command("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private", "sh", "-ec", `
+	args := append([]string{"--net", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"}, namespaces...)
+	hold := exec.Command("unshare", append(args, "sh", "-ec", `
 		mount -t tmpfs tmpfs "$0" # an overlay cannot lie upon another one
 		mkdir "$0/bin" "$0/upper" "$0/work"
 		for d in etc usr var; do
@@ -42,8 +89,9 @@ func newMachine(t *testing.T, name string) *machine {
 		ip link set lo up
 		read -r pid rest </proc/self/stat # as the outside numbers it
 		echo "$pid"
-		exec sleep 600`, m.dir)
-	hold.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		`+end, m.dir)...)
+	attributes.Pdeathsig = syscall.SIGKILL
+	hold.SysProcAttr = attributes
 	var errs bytes.Buffer
 	hold.Stderr = &errs
 	out, err := hold.StdoutPipe()
