@@ -79,6 +79,7 @@ install: build ## install under DESTDIR and PREFIX (/usr/local)
 	install -d -m 700 $(DESTDIR)/etc/kiloport
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's,/usr/bin/kiloport,$(PREFIX)/bin/kiloport,' deploy/systemd/kiloport@.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/kiloport@.service
+	sed 's,/usr/local/bin/kiloport,$(PREFIX)/bin/kiloport,' deploy/attach/kiloport-attach@.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/kiloport-attach@.service
 	install -d $(DESTDIR)$(PREFIX)/share/man/man8
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	install -d $(DESTDIR)$(PREFIX)/share/zsh/site-functions

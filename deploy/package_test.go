@@ -60,6 +60,7 @@ func TestPackages(t *testing.T) {
 		t.Errorf("mode of /etc/kiloport: %s", mode)
 	}
 	config := m.sh("cat /etc/kiloport/wg0.conf")
+	m.sh("cd /usr/lib/systemd/system; grep -h '^Exec[A-Za-z]*=' kiloport@.service kiloport-attach@.service | cut -d= -f2 | cut -d' ' -f1 | xargs ls >/dev/null")
 
 	m.run("dpkg", "-i", deb("1.1.0"))
 	if calls := said(); !strings.Contains(calls, "try-restart kiloport@*.service") || strings.Contains(calls, "stop ") {

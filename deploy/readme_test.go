@@ -8,7 +8,7 @@ import (
 
 // The README's way from two fresh machines to a tunnel, command by command, with
 // a router in between that knows nothing of the tunnel. apt, scp and systemctl are
-// stand-ins: the package is installed for good in TestDebianPackage, and there is
+// stand-ins: the package is installed for good in TestPackages, and there is
 // no systemd in a namespace; what is started is what the unit says.
 func TestTwoFreshMachines(t *testing.T) {
 	sides := readmeCommands(t)

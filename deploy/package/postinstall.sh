@@ -10,4 +10,4 @@ if [ "$1" = 1 ] || { [ "$1" = configure ] && [ -z "$2" ]; }; then
 	exit 0
 fi
 # An update restarts the tunnels, which hand over all they have: no connection ends.
-systemctl try-restart 'kiloport@*.service' || true
+systemctl try-restart 'kiloport@*.service' 'kiloport-attach@*.service' || true

@@ -4,7 +4,7 @@
 set -e
 if [ "$1" = purge ]; then
 	rm -rf /etc/kiloport
-	rm -f /etc/systemd/system/*.wants/kiloport@*.service
+	rm -f /etc/systemd/system/*.wants/kiloport@*.service /etc/systemd/system/*.wants/kiloport-attach@*.service
 fi
 [ -d /run/systemd/system ] || exit 0
 systemctl daemon-reload

@@ -6,4 +6,4 @@ remove | 0) ;;
 *) exit 0 ;;
 esac
 [ -d /run/systemd/system ] || exit 0
-systemctl stop 'kiloport@*.service' || true
+systemctl stop 'kiloport@*.service' 'kiloport-attach@*.service' || true
