@@ -43,8 +43,8 @@ func TestExamplesOfTheDocument(t *testing.T) {
 		}},
 		"report": {controlReport, &report{
 			Epoch: 1, Number: 2, Found: verdicts{verdictPasses, verdictPasses, verdictPasses, verdictPasses}, Normal: 1,
-			Arrived: markCounts{ecn.NotECT: 3},
-			Lanes:   []reportLane{{Lane: 7, Packets: 3, Bytes: 300, Expected: 4, Delay: delayUnknown, Low: delayUnknown, Hop: 60}},
+			Arrived: markCounts{ecn.NotECT: 3}, Totals: reportTotals{Time: 500, Bytes: 300, Expected: 4},
+			Lanes: []reportLane{{Lane: 7, Packets: 3, Bytes: 300, Expected: 4, Delay: delayUnknown, Low: delayUnknown, Hop: 60}},
 		}},
 	} {
 		want := example(t, name)
@@ -56,7 +56,7 @@ func TestExamplesOfTheDocument(t *testing.T) {
 			t.Errorf("%s: understood as %d, %x, %x, %v", name, kind, body, rest, err)
 		}
 	}
-	if reportHeaderLen != 45 || reportLaneLen != 51 || reportMaxLanes != 22 || listenWindow != 8128 || laneWindow != 1984 {
+	if reportHeaderMin != 45 || reportHeaderLen != 69 || helloReceiveLen != 13 || reportLaneLen != 51 || reportMaxLanes != 22 || listenWindow != 8128 || laneWindow != 1984 {
 		t.Errorf("the document is wrong: header %d, lane %d, %d lanes, windows %d and %d", reportHeaderLen, reportLaneLen, reportMaxLanes, listenWindow, laneWindow)
 	}
 }
