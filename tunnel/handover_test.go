@@ -231,6 +231,7 @@ func TestHandOverSendsWhatWaits(t *testing.T) {
 			defer func() { b.stop(); a.stop() }()
 			a.knows(b, b.at)
 			b.knows(a, a.at)
+			synctest.Wait()
 			a.tun.in <- a.udp(b, 7, 0, 100)
 			time.Sleep(time.Second)
 			b.tun.received()
@@ -262,6 +263,9 @@ func TestHandOverOfAnAttachedPeer(t *testing.T) {
 		defer func() { b.stop(); a.stop() }()
 		a.tun.in <- a.udp(b, 7, 1, 100)
 		time.Sleep(time.Second)
+		network.mu.Lock()
+		network.path = func(*memDatagram) []time.Duration { return nil } // b is none, and must not answer as one
+		network.mu.Unlock()
 		hello := accord.Hello{Version: accord.Version, Instance: 7, Sequence: 1, Port: b.at.Port(), Sends: accord.Range{Low: 40000, Count: 64}}
 		p := a.device.order[0]
 		p.heardKernel(a.device.clock.Now(), accord.Packet(b.inside, a.inside, &hello))
