@@ -232,8 +232,6 @@ func TestReloadUnderLoad(t *testing.T) {
 	}
 }
 
-const mayBeLost = 50 // datagrams, at a restart
-
 // A restart under load ends no connection and loses next to nothing; afterwards,
 // all can still be undone. A changed option does the same at a reload.
 func TestRestartUnderLoad(t *testing.T) {

@@ -23,12 +23,30 @@ type supervisor struct {
 	dir     string
 	args    []string
 	process *exec.Cmd
-	stderr  bytes.Buffer
+	stderr  lockedBuffer
 
 	mu       sync.Mutex
 	store    []handedFile
 	ready    int
 	watchdog int
+}
+
+// lockedBuffer may be read while processes write to it.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	all bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.all.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.all.String()
 }
 
 const testUnit = "kiloport@test.service"
