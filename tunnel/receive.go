@@ -67,7 +67,7 @@ func (r *receiver) run(socket portpool.Socket) {
 	for {
 		n, err := socket.Receive(r.messages)
 		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
+			if errors.Is(err, net.ErrClosed) || r.device.handing.Load() {
 				return
 			}
 			r.device.limited.warn("cannot receive, trying again", "error", err)
