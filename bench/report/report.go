@@ -26,8 +26,12 @@ import (
 )
 
 // Schema is the name and version of the format. The number goes up whenever an
-// older reader would misread or refuse what is written.
-const Schema = "kiloport-bench/1"
+// older reader would misread or refuse what is written: 2 has the seeds of runs and
+// when flows began. Documents of version 1 are read, too.
+const Schema = "kiloport-bench/2"
+
+// oldestVersion is that of the oldest documents that are read.
+const oldestVersion = 1
 
 // What Environment.KernelOf says.
 const (
@@ -74,8 +78,11 @@ type Run struct {
 	Title    string `json:"title,omitempty"`
 	Tunnel   Tunnel `json:"tunnel"`
 	// Repetition counts from 1 within scenario, path and tunnel.
-	Repetition int  `json:"repetition"`
-	Path       Path `json:"path"`
+	Repetition int `json:"repetition"`
+	// Seed is what the moments at which flows begin were drawn with. Runs with
+	// the same seed in virtual time are copies of each other.
+	Seed uint64 `json:"seed,omitempty"`
+	Path Path   `json:"path"`
 	// Duration is how long the load lasted, in seconds.
 	Duration float64 `json:"duration_s"`
 	// WarmUp is how many seconds at the start of the load the figures leave
