@@ -37,6 +37,7 @@ type runOptions struct {
 	ecn, ipv4    bool
 	mtu          int
 	loss         float64
+	burst        time.Duration
 	flows        []int
 	ports        []int
 	cases        []string
@@ -94,6 +95,7 @@ func (o *runOptions) flags(cmd *cobra.Command) {
 	f.StringSliceVar(&o.tunnels, "tunnels", []string{"none", "kiloport", "kernel-wireguard", "wireguard-go"}, "which, of "+strings.Join(tunnels.Names, ", ")+", or two ends such as \"kiloport>wireguard-go\"; of the default, what this machine cannot run is left out")
 	f.StringSliceVar(&o.rates, "rates", []string{"20"}, "bottlenecks in Mbit/s, both ways or UP/DOWN, 0 for none")
 	f.DurationVar(&o.rtt, "rtt", 20*time.Millisecond, "round-trip time of the idle path")
+	f.DurationVar(&o.burst, "burst", netlab.ShaperBurst, "what a bottleneck saves up of its rate while it has nothing to send, but for cake; 0 makes it a wire")
 	f.StringVar(&o.qdisc, "qdisc", netlab.KindFQCodel, "the gateways' queue: fq_codel, cake, codel, pfifo, fq_pie, …")
 	f.BoolVar(&o.ecn, "ecn", false, "gateways mark instead of dropping, in every scenario")
 	f.BoolVar(&o.ipv4, "ipv4", false, "outer packets are IPv4")

@@ -234,7 +234,7 @@ func (o *runOptions) path(s *lab.Scenario, rate string) (p netlab.Path, err erro
 		p.Qdisc.ECN = o.ecn || s.ECN
 		p.Qdisc.CEThreshold = s.CEThreshold
 	}
-	p.Burst = netlab.ShaperBurst
+	p.Burst = o.burst
 	s.Path(&p)
 	return p, p.Validate()
 }

@@ -177,6 +177,9 @@ func (e *Experiment) describe(s *Scenario) *report.Run {
 		},
 		Duration: e.Load.Seconds(), Metrics: map[string]float64{},
 	}
+	if e.Path.Qdisc.Kind != netlab.KindCake {
+		run.Path.BurstMs = milliseconds(e.Path.Burst)
+	}
 	if !s.RealTime {
 		run.WarmUp = warmUp.Seconds()
 	}

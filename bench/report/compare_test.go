@@ -123,6 +123,20 @@ type brokenWriter struct{}
 
 func (brokenWriter) Write([]byte) (int, error) { return 0, os.ErrClosed }
 
+// TestPathsOfDifferentBurstsAreNotCompared wants a series before shapers with
+// another burst to be another one.
+func TestPathsOfDifferentBurstsAreNotCompared(t *testing.T) {
+	a, b := sampleDocument(1, 4), sampleDocument(2, 4)
+	for i := range b.Runs {
+		b.Runs[i].Path.BurstMs = 10
+	}
+	for _, d := range Differences(a, b) {
+		if d.Verdict != Unsure {
+			t.Fatalf("%s over %s: %q", d.Metric, d.Path, d.Verdict)
+		}
+	}
+}
+
 func TestDifferencesOfItself(t *testing.T) {
 	doc := sampleDocument(1, 4)
 	all := Differences(doc, doc)

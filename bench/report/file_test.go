@@ -22,7 +22,7 @@ func goldenDocument() *Document {
 		Runs: []Run{
 			{
 				Scenario: "rrul", Title: "4 up, 4 down", Tunnel: Tunnel{"kiloport", "v0.1.0", []string{"--lanes=64"}}, Repetition: 1, Seed: 8290,
-				Path:     Path{UpMbit: 20, DownMbit: 20, Qdisc: "fq_codel", RTTMs: 20, ECN: true, MTU: 1492, LossPercent: 0.5},
+				Path:     Path{UpMbit: 20, DownMbit: 20, Qdisc: "fq_codel", RTTMs: 20, BurstMs: 10, ECN: true, MTU: 1492, LossPercent: 0.5},
 				Duration: 4, WarmUp: 1, Notes: "a note",
 				Series: []Series{
 					probeOf(-1, 20, 20.5, 20.606, nan, 21.4),

@@ -158,6 +158,9 @@ type Path struct {
 	Qdisc string `json:"qdisc,omitempty"`
 	// RTTMs is the round-trip time of the idle path in ms.
 	RTTMs float64 `json:"rtt_ms,omitempty"`
+	// BurstMs is how much of its rate the bottleneck saves up while it has nothing
+	// to send, in ms; 0 where nothing is saved, and in documents of version 1.
+	BurstMs float64 `json:"burst_ms,omitempty"`
 	// ECN is whether the bottleneck marks and the senders ask for it.
 	ECN bool `json:"ecn,omitempty"`
 	// MTU is the path's in bytes, 0 for 1500.
@@ -177,6 +180,9 @@ func (p Path) String() string {
 	}
 	if p.RTTMs > 0 {
 		parts = append(parts, number(p.RTTMs)+" ms")
+	}
+	if p.BurstMs > 0 {
+		parts = append(parts, "burst "+number(p.BurstMs)+" ms")
 	}
 	if p.ECN {
 		parts = append(parts, "ECN")
