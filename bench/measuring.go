@@ -54,8 +54,9 @@ Traps
     that a gateway saw is in the report (1514 bytes, or something is wrong).
   - A shaper saves up some of its rate while it has nothing to send. Tunnels of
     one queue, which is empty at times and full at others, wait the less for it:
-    kernel WireGuard at 100 Mbit/s 9 to 13 ms with the 10 ms that are usual here,
-    30 ms with tc's own 1600 bytes (--burst 128us). Flows with queues of their own
+    kernel WireGuard at 100 Mbit/s 9 to 31 ms with the 10 ms that are usual here, in
+    half of the runs less than 13, and 30 ms or more with tc's own 1600 bytes
+    (--burst 128us). Flows with queues of their own
     do not care. The burst is part of the path in every report.
   - TCP flows that share one queue are chaotic: the same experiment gives medians
     that differ by a third. Repeat it, and look at the range. Flows with queues of
