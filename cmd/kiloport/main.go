@@ -11,11 +11,18 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 )
 
 // version is set by the linker.
 var version = "unknown"
+
+// init keeps the main goroutine on the main thread, and so all others off it. That
+// thread is what /proc says of the process, its network namespace above all: what
+// tries something out in a namespace of its own ends its thread with it, and the
+// main thread cannot be ended.
+func init() { runtime.LockOSThread() }
 
 func main() {
 	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}

