@@ -30,10 +30,15 @@ type underLoad struct {
 	broken    atomic.Pointer[error]
 }
 
+// underLoads counts them, for their names.
+var underLoads int
+
 // newUnderLoad brings two sites up.
 func newUnderLoad(t *testing.T) *underLoad {
 	l := &underLoad{t: t, a: namedNamespace(t, "a"), b: namedNamespace(t, "b"), stop: make(chan struct{})}
-	l.nameA, l.nameB = linkName("la"), linkName("lb")
+	// Other names each time: the daemon at b may be there for a moment longer.
+	underLoads++
+	l.nameA, l.nameB = linkName(fmt.Sprint("a", underLoads)), linkName(fmt.Sprint("b", underLoads))
 	l.a.run("ip", "link", "add", "wan", "type", "veth", "peer", "name", "wan", "netns", l.b.name)
 	for i, n := range []*namespace{l.a, l.b} {
 		n.run("ip", "addr", "add", fmt.Sprintf("192.0.2.%d/24", i+1), "dev", "wan")
