@@ -54,7 +54,9 @@ func (a *admission) decide(now, wall int64, messages []portpool.Message) []queue
 }
 
 // sojourn is how long the oldest message has waited, ns; full says that there was no
-// room for others.
+// room for others. While there is room, and a batch takes all that is there, nothing
+// is standing: what has waited then did so for a processor, perhaps, which refusing it
+// does not bring.
 func (a *admission) sojourn(wall int64, messages []portpool.Message) (sojourn int64, full bool) {
 	for i := range messages {
 		m := &messages[i]
@@ -65,6 +67,9 @@ func (a *admission) sojourn(wall int64, messages []portpool.Message) (sojourn in
 		if m.Refused != 0 && m.Refused != a.refused {
 			a.refused, full = m.Refused, true
 		}
+	}
+	if !full && len(messages) < len(a.arrivals) {
+		sojourn = 0
 	}
 	return sojourn, full
 }

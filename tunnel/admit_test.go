@@ -14,6 +14,7 @@ type overloaded struct {
 	out           *countTUN
 	flood, sparse []byte
 	rounds        int
+	refusing      bool // the socket has no room
 }
 
 func newOverloaded(t *testing.T) *overloaded {
@@ -40,7 +41,11 @@ func (o *overloaded) round(wait time.Duration) {
 		t.send()
 	}
 	for i := range o.a.sent.n {
-		o.a.sent.messages[i].Time = o.b.clock.Wall().Add(-wait).UnixNano()
+		m := &o.a.sent.messages[i]
+		m.Time = o.b.clock.Wall().Add(-wait).UnixNano()
+		if o.refusing {
+			m.Refused = uint32(o.rounds)
+		}
 	}
 	exchange(o.a, o.b)
 }
@@ -57,6 +62,13 @@ func TestOverloadRefusesTheFlood(t *testing.T) {
 	if n := o.refused(); n != 0 {
 		t.Fatalf("%d datagrams refused of a socket that is short", n)
 	}
+	for range 100 {
+		o.round(20 * time.Millisecond)
+	}
+	if n := o.refused(); n != 0 {
+		t.Fatalf("%d datagrams refused that have waited for a processor alone", n)
+	}
+	o.refusing = true
 	const rounds = 200
 	packets, bytes := o.out.packets, o.out.bytes
 	for range rounds {
@@ -78,6 +90,7 @@ func TestOverloadRefusesTheFlood(t *testing.T) {
 		t.Errorf("%v allocations a round", n)
 	}
 	refused = int(o.refused())
+	o.refusing = false
 	for range 100 {
 		o.round(time.Millisecond)
 	}
@@ -94,6 +107,7 @@ func TestOverloadRefusesTheFlood(t *testing.T) {
 // refused.
 func TestOverloadKeepsHandshakes(t *testing.T) {
 	o := newOverloaded(t)
+	o.refusing = true
 	for range 100 {
 		o.round(20 * time.Millisecond)
 	}
