@@ -67,12 +67,11 @@ func askStatus(name string) (*tunnel.Status, error) {
 	if s, err := attach.Show(name); !errors.Is(err, attach.ErrNotAttached) {
 		return s, err
 	}
-	client, err := uapi.Dial(name)
-	if err != nil {
-		return nil, err
+	text, err := askShow(name)
+	for tries := 0; errors.Is(err, uapi.ErrNotKiloport) && tries < 2; tries++ {
+		time.Sleep(handingOver)
+		text, err = askShow(name)
 	}
-	defer client.Close()
-	text, err := client.Show()
 	if errors.Is(err, uapi.ErrNotKiloport) {
 		return nil, fmt.Errorf("interface %s is not run by kiloport: try wg show %s", name, name)
 	}
@@ -84,6 +83,19 @@ func askStatus(name string) (*tunnel.Status, error) {
 		return nil, fmt.Errorf("interface %s: read its status: %w", name, err)
 	}
 	return s, nil
+}
+
+// handingOver is for how long a process that is replaced by another may still be
+// reached: it hangs up, as other programs do that know no such question.
+const handingOver = 200 * time.Millisecond
+
+func askShow(name string) ([]byte, error) {
+	client, err := uapi.Dial(name)
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	return client.Show()
 }
 
 func (c *command) showJSON(statuses []*tunnel.Status, one bool) error {
