@@ -9,19 +9,13 @@ import "math/bits"
 // usable one.
 func (l *Lanes) take(flow uint64) uint16 {
 	lane := l.freeHead
-	if lane != 0 {
-		l.unfree(lane)
-	} else if lane = l.open(); lane == 0 {
+	if lane == 0 {
+		lane = l.open()
+	}
+	if lane == 0 {
 		lane = l.share(flow)
 	}
-	r := &l.lanes[lane-1]
-	r.flows++
-	switch r.flows {
-	case 1:
-		l.inUse++
-	case 2:
-		l.shared++
-	}
+	l.occupy(lane)
 	return lane
 }
 

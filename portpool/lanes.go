@@ -17,6 +17,9 @@ type LanesConfig struct {
 	// each. 0 means 131072, the most is 1<<24. One more flow replaces the
 	// one that has been idle longest.
 	MaxFlows int
+	// Shut begins with all lanes taken out: SetDead brings in those that are
+	// known to work.
+	Shut bool
 }
 
 const (
@@ -47,6 +50,8 @@ type Lanes struct {
 	table flowTable
 	lanes []laneRec // [0] is lane 1; those that this peer ever used
 	dead  []uint64  // bit n: lane n is dead
+
+	leaving map[uint16]leaving // of the dead ones, those that flows leave in their own time
 
 	idle     int64
 	grain    int64 // how exact flowRec.seen is
@@ -96,6 +101,9 @@ func NewLanes(cfg LanesConfig) *Lanes {
 	l.maxFlows = min(l.maxFlows, maxMaxFlows)
 	l.grain = l.idle / 32
 	l.SetLimit(cfg.Limit)
+	if cfg.Shut {
+		l.shutAll()
+	}
 	return l
 }
 
@@ -115,7 +123,7 @@ func (l *Lanes) Assign(now int64, flow uint64) (lane uint16, fresh bool) {
 		return l.admit(now, flow), true
 	}
 	r := &l.table.recs[rec]
-	fresh = !l.alive(r.lane)
+	fresh = !l.alive(r.lane) && !l.mayStay(now, rec)
 	if fresh {
 		l.moved++
 		l.leave(r.lane)
@@ -130,15 +138,19 @@ func (l *Lanes) Assign(now int64, flow uint64) (lane uint16, fresh bool) {
 // admit makes a new flow. It first frees up to two that have become idle, so
 // that a busy peer does not depend on how often Expire is called.
 func (l *Lanes) admit(now int64, flow uint64) uint16 {
+	l.makeRoom(now)
+	lane := l.take(flow)
+	l.table.insert(flow, now, lane)
+	l.emptied = 0
+	return lane
+}
+
+func (l *Lanes) makeRoom(now int64) {
 	l.free(now, 2)
 	if l.table.n >= l.maxFlows {
 		l.evicted++
 		l.drop(l.table.oldest)
 	}
-	lane := l.take(flow)
-	l.table.insert(flow, now, lane)
-	l.emptied = 0
-	return lane
 }
 
 // Expire frees the lanes of flows that have been idle for FlowIdle (up to
@@ -205,6 +217,7 @@ func (l *Lanes) SetLimit(n int) {
 // SetDead takes a lane out, or back in. Flows on a dead lane get another one
 // with their next packet. Lanes outside 1 to MaxPorts are ignored.
 func (l *Lanes) SetDead(lane uint16, dead bool) {
+	delete(l.leaving, lane)
 	if lane == 0 || lane > MaxPorts || dead == l.isDead(lane) {
 		return
 	}

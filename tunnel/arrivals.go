@@ -21,7 +21,8 @@ type arrivals struct {
 	way      delay  // of the peer's probes
 	low      int64  // the least of these since the last report
 	lowKnown bool   // there was one
-	reported uint64 // packets at the last report
+	reported uint64 // packets at the last report,
+	listed   uint64 // and at the last HEARD
 }
 
 // lastGrain spares the packet path a write for most packets.
@@ -77,6 +78,21 @@ func (t *arrivalTable) lane(lane uint16) *arrivals {
 		chunk.CompareAndSwap(nil, new([laneChunk]arrivals))
 	}
 	return &chunk.Load()[lane%laneChunk]
+}
+
+// find gives the arrivals of a lane, nil if nothing has arrived on it.
+func (t *arrivalTable) find(lane uint16) *arrivals {
+	if lane == 0 {
+		return &t.first
+	}
+	chunks := t.lanes.Load()
+	if chunks == nil {
+		return nil
+	}
+	if chunk := chunks[lane/laneChunk].Load(); chunk != nil {
+		return &chunk[lane%laneChunk]
+	}
+	return nil
 }
 
 // from yields the lanes on which something has arrived, beginning at a lane and

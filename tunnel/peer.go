@@ -24,17 +24,25 @@ type peer struct {
 	device *Device
 	key    noise.PublicKey
 
-	sending   atomic.Pointer[session] // what data is sealed with, nil = none
-	endpoint  atomic.Pointer[endpoint]
-	spreading atomic.Bool // data may leave lane 0
-	normalECN atomic.Bool // what is sent may carry the inner ECN field outside
-	blind     atomic.Bool // the path from the peer marks everything, so marks mean nothing
-	dscps     atomic.Uint64
-	tx, rx    traffic
-	arrivals  arrivalTable
-	drops     drops
-	sojourn   atomic.Pointer[[]sharedHistogram] // of its packets in the queue, by transmitter; nil = none was sent
-	anomalies [4][4]atomic.Uint64               // RFC 6040's odd pairs: inner, outer
+	sending     atomic.Pointer[session] // what data is sealed with, nil = none
+	endpoint    atomic.Pointer[endpoint]
+	via         atomic.Uint32 // spreadMode: whether data may leave lane 0, and where lanes lead
+	answering   atomic.Bool   // the peer's packets say which lanes their answers get
+	ways        wayTable
+	sources     wayTable      // with a source address of its own for each lane
+	largestIn   atomic.Uint32 // datagram since the last list, bytes
+	largestOut  atomic.Uint32 // likewise, since the peer's last list
+	innerMax    atomic.Int32  // how large an inner packet may be, 0 = as the TUN device lets it
+	takesPieces atomic.Bool
+	pieceID     atomic.Uint32
+	normalECN   atomic.Bool // what is sent may carry the inner ECN field outside
+	blind       atomic.Bool // the path from the peer marks everything, so marks mean nothing
+	dscps       atomic.Uint64
+	tx, rx      traffic
+	arrivals    arrivalTable
+	drops       drops
+	sojourn     atomic.Pointer[[]sharedHistogram] // of its packets in the queue, by transmitter; nil = none was sent
+	anomalies   [4][4]atomic.Uint64               // RFC 6040's odd pairs: inner, outer
 
 	sentBatch  []uint64 // by transmitter: number of its last batch with data
 	heardBatch []uint64 // by receiver, likewise
@@ -67,12 +75,18 @@ type peer struct {
 	delays    *delays // nil: none was measured
 	spread    spread
 	ecn       ecnPath
+	sizes     *sizeWatch
+	mtu       pathMTU
+	pieces    *pieceTable // nil: none has come
 	reporter  reporter
 	reports   reports
-	reporting bool  // the peer reads REPORT
-	switchAt  int64 // data moves to current at the latest, 0 = it has
-	heard     int64 // when something authenticated last arrived
-	version   uint8 // of the peer's control messages, 0 = stock
+	reporting bool // the peer reads REPORT
+	lister    lister
+	provider  provider
+	abilities uint16 // helloPath… bits of the peer
+	switchAt  int64  // data moves to current at the latest, 0 = it has
+	heard     int64  // when something authenticated last arrived
+	version   uint8  // of the peer's control messages, 0 = stock
 	wake      Timer
 	wakeAt    int64 // what wake is set to, 0 = not set
 }
@@ -105,19 +119,10 @@ func (t *traffic) marks() (m markCounts) {
 func newPeer(d *Device, key noise.PublicKey) *peer {
 	p := &peer{
 		device: d, key: key, timers: noise.NewTimers(d.constants, d.jitter),
-		sentBatch: make([]uint64, d.workers), heardBatch: make([]uint64, d.workers), heardAt: make([]int, d.workers),
+		sentBatch: make([]uint64, d.workers), heardBatch: make([]uint64, 2*d.workers), heardAt: make([]int, 2*d.workers),
 	}
 	p.resetSpread()
 	return p
-}
-
-func (p *peer) resetSpread() {
-	p.resetPath()
-	p.spread = spread{mode: spreadStock, reason: "no session yet"}
-	if p.device.options.Spread == SpreadOff {
-		p.spread = spread{mode: spreadOff, reason: "spread is off"}
-	}
-	p.spreading.Store(false)
 }
 
 // stage keeps a packet until there is a session and asks for one. If there is
@@ -197,17 +202,8 @@ func (p *peer) dataSent(now int64) {
 	p.spread.active(now)
 	p.ecn.classUsed(now, p.dscps.Load())
 	p.ecn.active(now)
+	p.mtu.active(now)
 	p.arm(now)
-}
-
-// noteLanes has lanes probed that flows were just given.
-func (p *peer) noteLanes(now int64) {
-	p.lanesMu.Lock()
-	defer p.lanesMu.Unlock()
-	for _, lane := range p.opened {
-		p.spread.opened(now, lane)
-	}
-	p.opened = p.opened[:0]
 }
 
 // received is told once a batch that something authenticated arrived.
@@ -225,8 +221,8 @@ func (p *peer) received(now int64, s *session, data, inner bool) {
 	} else {
 		p.timers.KeepaliveReceived(now)
 	}
-	if inner && p.reporting {
-		p.reporter.arrived(now)
+	if inner {
+		p.innerArrived(now)
 	}
 	if s == p.current && p.device.constants.RekeyOnReceive(s.keypair, now) && p.timers.LastMinute() {
 		p.wantHandshake(now)
@@ -299,13 +295,6 @@ func (p *peer) clearSessions() {
 	p.forgetLanes()
 }
 
-// forgetLanes lets flows choose anew.
-func (p *peer) forgetLanes() {
-	p.lanesMu.Lock()
-	p.lanes, p.opened = nil, nil
-	p.lanesMu.Unlock()
-}
-
 func (p *peer) clearHandshake() {
 	if p.handshake != nil {
 		p.handshake.Clear()
@@ -330,52 +319,3 @@ func (p *peer) forgetLocal(old *endpoint) {
 
 // name is the public key, shortened for people.
 func (p *peer) name() string { return p.key.String() }
-
-// spreadStock records that the peer takes lane 0 alone.
-func (p *peer) spreadStock(reason string) {
-	p.pathStock(reason)
-	if p.spread.mode == spreadOff {
-		return
-	}
-	p.spread.stock(reason)
-	p.version = 0
-	p.spreading.Store(false)
-	p.forgetLanes()
-}
-
-// agreed records that HELLO was exchanged.
-func (p *peer) agreed(now int64, limit uint16) {
-	if p.spread.mode == spreadOff {
-		return
-	}
-	p.spread.agree(now, limit)
-	p.applySpread()
-}
-
-func (p *peer) applySpread() { p.spreading.Store(p.spread.usable()) }
-
-// spreadEvents does what the spread machine asks for.
-func (p *peer) spreadEvents(now int64, ev spreadEvents) {
-	if len(ev.dead)+len(ev.alive) > 0 {
-		p.lanesMu.Lock()
-		if p.lanes != nil {
-			for _, lane := range ev.dead {
-				p.lanes.SetDead(lane, true)
-			}
-			for _, lane := range ev.alive {
-				p.lanes.SetDead(lane, false)
-			}
-		}
-		p.lanesMu.Unlock()
-	}
-	p.applySpread()
-	if ev.changed {
-		p.device.log.Info("lanes", "peer", p.name(), "spread", p.spread.mode.String(), "reason", p.spread.reason)
-	}
-	s := p.sending.Load()
-	for _, pending := range ev.probes {
-		if s != nil && uint32(pending.lane) <= s.limit.Load() {
-			p.sendProbe(now, s, pending.lane, pending.id, ecn.TrafficClass(p.ecn.plain, ecn.NotECT))
-		}
-	}
-}

@@ -75,7 +75,7 @@ type PeerStatus struct {
 	LastHandshake *time.Time        `json:"last_handshake,omitempty"`
 	Keepalive     uint16            `json:"persistent_keepalive,omitempty"` // seconds
 	Version       uint8             `json:"version,omitempty"`              // of its control messages; 0 is a stock WireGuard
-	Mode          string            `json:"mode"`                           // off, stock, probing, direct or fallback
+	Mode          string            `json:"mode"`                           // off, stock, probing, fallback, direct, return, paired, or what tells lanes apart between the listen ports: labels, addresses
 	Reason        string            `json:"reason,omitempty"`               // why the mode is not direct
 	ECN           string            `json:"ecn"`                            // how the outer field is set: compatibility or normal
 	ECNReason     string            `json:"ecn_reason,omitempty"`           // why that is not normal
@@ -100,13 +100,14 @@ type PeerStatus struct {
 
 // LaneStatus is the lanes of one peer above lane 0.
 type LaneStatus struct {
-	Agreed   int    `json:"agreed"`   // by HELLO, for sending
-	Flows    int    `json:"flows"`    // that hold one
-	InUse    int    `json:"in_use"`   // with at least one flow
-	Shared   int    `json:"shared"`   // with more
-	Dead     int    `json:"dead"`     // that get no answer
-	Received int    `json:"received"` // on which the peer sent, on this session
-	Moved    uint64 `json:"moved"`    // flows whose lane died
+	Agreed   int    `json:"agreed"`            // by HELLO, for sending
+	Flows    int    `json:"flows"`             // that hold one
+	InUse    int    `json:"in_use"`            // with at least one flow
+	Shared   int    `json:"shared"`            // with more
+	Dead     int    `json:"dead"`              // that get no answer
+	Received int    `json:"received"`          // on which the peer sent, on this session
+	Moved    uint64 `json:"moved"`             // flows that had to leave theirs
+	Crowded  int    `json:"crowded,omitempty"` // left alone for a while because sparse flows waited there
 }
 
 // TrafficStatus counts transport messages. Bytes are those of the UDP payload,
@@ -205,7 +206,7 @@ func (p *peer) status() PeerStatus {
 	defer p.mu.Unlock()
 	s := PeerStatus{
 		PublicKey: p.key.String(), AllowedIPs: append([]netip.Prefix{}, p.allowed...), Keepalive: p.keepalive,
-		Version: p.version, Mode: p.spread.mode.String(), Reason: p.spread.reason,
+		Version: p.version, Mode: p.spread.name(p.device.options.Spread), Reason: p.spread.reason,
 		Sent:     p.tx.status(),
 		Received: p.rx.status(),
 		Sojourn:  p.sojournNow(),
@@ -237,7 +238,8 @@ func (p *peer) laneStatus(s *LaneStatus) {
 	if p.lanes != nil {
 		p.lanes.Expire(p.device.clock.Now())
 		l := p.lanes.Stats()
-		s.Flows, s.InUse, s.Shared, s.Dead, s.Moved = l.Flows, l.InUse, l.Shared, l.Dead, l.Moved
+		s.Flows, s.InUse, s.Shared, s.Moved = l.Flows, l.InUse, l.Shared, l.Moved
+		s.Dead, s.Crowded = p.spread.outOfUse()
 	}
 }
 

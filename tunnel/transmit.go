@@ -37,7 +37,8 @@ type transmitter struct {
 	marked  atomic.Uint64
 	watch   watch
 
-	flow flowhash.Flow
+	flow   flowhash.Flow
+	narrow narrow
 }
 
 func newTransmitter(d *Device, worker int) *transmitter {
@@ -115,6 +116,9 @@ func (t *transmitter) enqueue(pkt *packet) (unused *packet) {
 	}
 	pkt.n = t.flow.Length
 	pkt.peer, pkt.hash = p, t.hasher.Hash(&t.flow.Key)
+	if !t.fits(p, pkt) {
+		return pkt
+	}
 	kept := t.buffers.fit(pkt)
 	t.enqueued(kept)
 	t.queue.Enqueue(t.now, kept.hash, kept)
@@ -210,51 +214,43 @@ func (p *peer) push(now int64, e *egress, socks *sockets, s *session, pkt *packe
 		return false
 	}
 	class := p.encapsulate(s, pkt.payload())
-	lane, socket := p.chooseLane(now, socks, s, laneFlow(pkt.hash, class))
-	s.lane(lane).last.Store(now)
-	e.add(outgoing{packet: pkt, session: s, to: to, socket: socket, lane: lane, class: class})
+	lane, socket, way := p.chooseLane(now, socks, s, laneFlow(pkt.hash, class))
+	if way == nil {
+		lane, socket, way = 0, socks.listen, to
+	}
+	s.lane(lane).used(now, class)
+	e.add(outgoing{packet: pkt, session: s, to: way, socket: socket, lane: lane, class: class})
 	return true
 }
 
-// chooseLane gives the flow's lane and its socket: lane 0 where the peer or the
-// path takes no others, or no port is to be had.
-func (p *peer) chooseLane(now int64, socks *sockets, s *session, flow uint64) (uint16, portpool.Socket) {
-	agreed := int(s.limit.Load())
-	if agreed == 0 || !p.spreading.Load() {
-		return 0, socks.listen
+// chooseLane gives the flow's lane, its socket, and where it leads: nil where the
+// peer or the path takes no lanes, or none is to be had, and lane 0 must do.
+func (p *peer) chooseLane(now int64, socks *sockets, s *session, flow uint64) (uint16, portpool.Socket, *endpoint) {
+	agreed, via := int(s.limit.Load()), spreadMode(p.via.Load())
+	if agreed == 0 || !via.spreads() {
+		return 0, nil, nil
 	}
 	p.lanesMu.Lock()
 	defer p.lanesMu.Unlock()
-	p.limitLanes(min(agreed, socks.pool.Limit()))
+	pooled := via == spreadDirect || via == spreadPaired
 	for {
+		if pooled {
+			agreed = min(agreed, socks.pool.Limit())
+		}
+		p.limitLanes(agreed)
 		lane, fresh := p.lanes.Assign(now, flow)
 		if lane == 0 {
-			return 0, socks.listen
+			return 0, nil, nil
 		}
-		socket, err := socks.pool.Socket(now, lane)
-		if err == nil {
+		if socket, to, ok := p.wayOf(now, socks, lane, via); ok {
 			if fresh {
 				p.opened = append(p.opened, lane)
 			}
-			return lane, socket
+			return lane, socket, to
 		}
-		if int(lane) <= socks.pool.Limit() { // it was not for want of ports
-			return 0, socks.listen
+		if !pooled || int(lane) <= socks.pool.Limit() { // it was not for want of ports
+			return 0, nil, nil
 		}
-		p.limitLanes(socks.pool.Limit())
-	}
-}
-
-// limitLanes changes the number of lanes if it is another one. The caller holds
-// lanesMu.
-func (p *peer) limitLanes(n int) {
-	if p.lanes == nil {
-		p.lanes = portpool.NewLanes(portpool.LanesConfig{Limit: n})
-		p.lanesLimit = n
-	}
-	if p.lanesLimit != n {
-		p.lanes.SetLimit(n)
-		p.lanesLimit = n
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"kiloport/portpool"
 	"kiloport/tunnel"
 	"kiloport/tunnel/tun"
+	"kiloport/tunnel/tun/site"
 	"kiloport/tunnel/uapi"
 )
 
@@ -34,6 +35,7 @@ type daemon struct {
 	tun     tun.Device
 	socket  *uapi.Listener
 	metrics metricsSocket
+	anyIP   func() error // takes back what made source addresses ours
 	log     *slog.Logger
 }
 
@@ -140,6 +142,10 @@ const heapGrowth = 25
 
 func (d *daemon) device(options tunnel.Options) (*tunnel.Device, error) {
 	debug.SetGCPercent(heapGrowth)
+	var err error
+	if d.anyIP, err = site.AnyIP(options.SourcePrefixes.All()); err != nil {
+		return nil, err
+	}
 	return tunnel.New(tunnel.Config{TUN: d.tun, Options: options, Log: d.log, Constants: constants, Clock: tunnel.NewPreciseClock()})
 }
 
@@ -178,6 +184,7 @@ func (d *daemon) serve(ctx context.Context, device *tunnel.Device, started func(
 	device.Close()
 	err = errors.Join(err, <-ran)
 	err = errors.Join(err, d.socket.Remove())
+	err = errors.Join(err, d.anyIP())
 	gone() // before those are let go who wait for everything to be undone
 	stopServing()
 	return errors.Join(err, <-served)

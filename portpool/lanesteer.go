@@ -1,0 +1,101 @@
+package portpool
+
+// This file is for lanes that not every flow may take: those that a firewall on
+// the way has not seen yet, those that another flow fills, and those that an
+// answer has to come back on.
+
+// leaving is how the flows on a lane that Vacate has taken out go elsewhere.
+type leaving struct {
+	since int64 // when that was
+	gap   int64 // a pause of this length lets a flow go without overtaking itself
+	until int64 // when it goes whether or not it pauses
+}
+
+// Place gives a flow a lane that the caller has chosen, and counts as a packet of
+// the flow: where only answers get through, they have to go back on the lane that
+// the question came on. A flow that has a lane keeps it; but once in its life, if
+// it shares it, and always if that lane is out, it moves to the one given. Nothing
+// happens if the lane given is out itself, or above Limit.
+func (l *Lanes) Place(now int64, flow uint64, lane uint16) {
+	if lane == 0 || !l.alive(lane) {
+		return
+	}
+	rec, known := l.table.find(flow)
+	if !known {
+		l.makeRoom(now)
+		l.occupy(lane)
+		rec = l.table.insert(flow, now, lane)
+		l.table.recs[rec].placed = true
+		l.emptied = 0
+		return
+	}
+	r := &l.table.recs[rec]
+	if stays := l.alive(r.lane) && (r.placed || l.lanes[r.lane-1].flows < 2); !stays && r.lane != lane {
+		l.leave(r.lane)
+		l.occupy(lane)
+		r.lane = lane
+	}
+	r.placed = true
+	if now-r.seen >= l.grain {
+		l.table.touch(rec, now)
+	}
+}
+
+// Vacate takes a lane out for new flows, and lets those on it go to another one
+// when they next pause for gap nanoseconds, so that no packet overtakes one that
+// is still on its way on the lane; at the latest at until. SetDead makes them go at
+// once, or takes the lane back in.
+func (l *Lanes) Vacate(now int64, lane uint16, gap, until int64) {
+	if lane == 0 || lane > MaxPorts || l.isDead(lane) {
+		return
+	}
+	l.SetDead(lane, true)
+	if l.leaving == nil {
+		l.leaving = make(map[uint16]leaving)
+	}
+	l.leaving[lane] = leaving{now, gap, until}
+}
+
+// mayStay says whether a flow whose lane is out keeps it for one more packet.
+func (l *Lanes) mayStay(now int64, rec uint32) bool {
+	r := &l.table.recs[rec]
+	v, ok := l.leaving[r.lane]
+	if !ok || now >= v.until {
+		return false
+	}
+	// seen is exact only from the first packet after Vacate.
+	paused := r.seen >= v.since && now-r.seen >= v.gap
+	l.table.touch(rec, now)
+	return !paused
+}
+
+// Spare is how many lanes new flows can have for themselves.
+func (l *Lanes) Spare() int { return max(l.usable-l.inUse, 0) }
+
+// occupy puts a flow on a lane of 1 to limit.
+func (l *Lanes) occupy(lane uint16) {
+	for len(l.lanes) < int(lane) {
+		l.lanes = append(l.lanes, laneRec{})
+		l.refree(uint16(len(l.lanes)))
+	}
+	r := &l.lanes[lane-1]
+	if r.free {
+		l.unfree(lane)
+	}
+	r.flows++
+	switch r.flows {
+	case 1:
+		l.inUse++
+	case 2:
+		l.shared++
+	}
+}
+
+// shutAll begins with every lane out.
+func (l *Lanes) shutAll() {
+	l.dead = make([]uint64, MaxPorts/64+1)
+	for i := range l.dead {
+		l.dead[i] = ^uint64(0)
+	}
+	l.usable = 0
+}
