@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -64,9 +63,9 @@ type lane struct {
 }
 
 // lanes finds the lane of every inner flow from its turns in the roll call,
-// among what the given address sent. It fails if a flow was seen in several
+// among what the given end sent. It fails if a flow was seen in several
 // outer flows or labels, or not at all.
-func (w *wiretap) lanes(calls []traffic.RollCall, from netip.Addr) ([]lane, error) {
+func (w *wiretap) lanes(calls []traffic.RollCall, from *tunnels.End) ([]lane, error) {
 	if w.missed > 0 {
 		return nil, fmt.Errorf("%d packets are beyond the %d that can be looked through; run fewer flows or less long", w.missed, maxSightings)
 	}
@@ -115,11 +114,11 @@ func (l lane) isLaneZero() bool {
 	return l.tuple.Src.Port() == tunnels.ListenPort && l.tuple.Dst.Port() == tunnels.ListenPort
 }
 
-// byLength sorts out what one address sent, in the order of time.
-func (w *wiretap) byLength(from netip.Addr) map[uint16][]sighting {
+// byLength sorts out what one end sent, in the order of time.
+func (w *wiretap) byLength(from *tunnels.End) map[uint16][]sighting {
 	index := map[uint16][]sighting{}
 	for _, s := range w.sightings {
-		if w.ordered[s.tuple].Src.Addr() == from {
+		if src := w.ordered[s.tuple].Src.Addr(); src == from.Outer || from.Sources.Contains(src) {
 			index[s.length] = append(index[s.length], s)
 		}
 	}

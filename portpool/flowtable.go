@@ -9,7 +9,7 @@ type flowRec struct {
 	next uint32 // towards the most recent; links the free records too
 	lane uint16
 
-	placed bool // on a lane that Place has chosen
+	crammed bool // on a shared lane, because no other was in at the time
 }
 
 // none ends a list of records.
@@ -180,7 +180,7 @@ func (t *flowTable) compact() {
 	small.recs = make([]flowRec, 0, size/2)
 	for i := t.oldest; i != none; i = t.recs[i].next {
 		r := &t.recs[i]
-		small.recs[small.insert(r.hash, r.seen, r.lane)].placed = r.placed
+		small.recs[small.insert(r.hash, r.seen, r.lane)].crammed = r.crammed
 	}
 	*t = small
 }

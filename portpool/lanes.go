@@ -62,6 +62,7 @@ type Lanes struct {
 	freeHead uint16 // longest idle free lane, 0 if none
 	freeTail uint16
 
+	crammed int // flows that share a lane because no other was in
 	usable  int // lanes 1..limit that are not dead
 	inUse   int // lanes with flows
 	shared  int // lanes with more than one
@@ -115,19 +116,23 @@ func NewLanes(cfg LanesConfig) *Lanes {
 // reads memory costs half of one that also moves its flow in a list; a flow
 // may therefore hold its lane that much longer than FlowIdle, never shorter.
 func (l *Lanes) Assign(now int64, flow uint64) (lane uint16, fresh bool) {
-	if l.usable == 0 {
-		return 0, false
-	}
 	rec, known := l.table.find(flow)
 	if !known {
+		if l.usable == 0 {
+			return 0, false
+		}
 		return l.admit(now, flow), true
 	}
 	r := &l.table.recs[rec]
-	fresh = !l.alive(r.lane) && !l.mayStay(now, rec)
+	fresh = !l.alive(r.lane) && !l.mayStay(now, rec) || r.crammed && l.mayMove(r)
 	if fresh {
+		if l.usable == 0 {
+			return 0, false
+		}
 		l.moved++
+		l.uncram(r)
 		l.leave(r.lane)
-		r.lane = l.take(flow)
+		r.lane, r.crammed = l.take(flow)
 	}
 	if now-r.seen >= l.grain {
 		l.table.touch(rec, now)
@@ -139,8 +144,9 @@ func (l *Lanes) Assign(now int64, flow uint64) (lane uint16, fresh bool) {
 // that a busy peer does not depend on how often Expire is called.
 func (l *Lanes) admit(now int64, flow uint64) uint16 {
 	l.makeRoom(now)
-	lane := l.take(flow)
-	l.table.insert(flow, now, lane)
+	lane, crammed := l.take(flow)
+	rec := l.table.insert(flow, now, lane)
+	l.table.recs[rec].crammed = crammed
 	l.emptied = 0
 	return lane
 }
@@ -192,6 +198,7 @@ func (l *Lanes) free(now int64, n int) {
 }
 
 func (l *Lanes) drop(rec uint32) {
+	l.uncram(&l.table.recs[rec])
 	lane := l.table.recs[rec].lane
 	l.table.remove(rec)
 	l.leave(lane)
@@ -231,6 +238,8 @@ func (l *Lanes) SetDead(lane uint16, dead bool) {
 		l.unfree(lane)
 	case known && !dead:
 		l.refree(lane)
+	case !dead && l.crammed > 0 && int(lane) <= l.limit:
+		l.reach(lane)
 	}
 }
 

@@ -58,7 +58,7 @@ func testSilentPath(t *testing.T, zero bool, rtt time.Duration) {
 	e.a.knows(e.b, e.b.at)
 	e.b.knows(e.a, e.a.at)
 	synctest.Wait()
-	const n, interval = 100, 10 * time.Millisecond
+	const n, interval = 60, 10 * time.Millisecond
 	ends := [2]*site{e.a, e.b}
 	var last [2][n]time.Time
 	var numbers [2][n]uint64
@@ -101,7 +101,7 @@ func testSilentPath(t *testing.T, zero bool, rtt time.Duration) {
 	e.network.mu.Lock()
 	e.dead = true
 	e.network.mu.Unlock()
-	run(5 * time.Second)
+	run(3 * time.Second)
 	most, hit := time.Duration(0), 0
 	for i := range ends {
 		for flow := range n {
@@ -126,7 +126,7 @@ func testSilentPath(t *testing.T, zero bool, rtt time.Duration) {
 	e.network.mu.Lock()
 	e.dead = false
 	e.network.mu.Unlock()
-	run(15 * time.Second)
+	run(12 * time.Second)
 	if s := e.a.peerStatus(); s.Lanes.Dead > 0 {
 		t.Errorf("%d lanes are dead still: %+v", s.Lanes.Dead, s.Lanes)
 	}

@@ -17,6 +17,7 @@ import (
 // left out; the lanes from heardCovers on are in no list.
 const (
 	heardEvery    = int64(50 * time.Millisecond)
+	heardTwice    = 24 // packets in an interval: then a list goes on two lanes
 	heardHeader   = 6
 	heardMaxBytes = 1024
 	heardCovers   = 8 * heardMaxBytes
@@ -58,18 +59,35 @@ func (l *heardList) add(lane uint16) {
 	l.Lanes[lane/8] |= 1 << (7 - lane%8)
 }
 
+// others says whether lanes above 0 are in the list, beside one.
+func (l *heardList) others(lane uint16) bool {
+	for i, b := range l.Lanes {
+		if i == 0 {
+			b &^= 0x80
+		}
+		if i == int(lane/8) {
+			b &^= 1 << (7 - lane%8)
+		}
+		if b != 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // limit is above all lanes in the list.
 func (l *heardList) limit() int { return 8 * len(l.Lanes) }
 
 // lister says when a list is due: shortly after data arrived. It is behind the
 // peer's mutex.
 type lister struct {
-	wanted bool  // the peer reads lists
-	at     int64 // when the next is due, 0 = not before data arrives
-	last   int64
-	number uint32
-	newest uint32 // number of the peer's newest list
-	listed bool   // there was one
+	wanted  bool  // the peer reads lists
+	at      int64 // when the next is due, 0 = not before data arrives
+	last    int64
+	number  uint32
+	packets uint64 // that had arrived then
+	newest  uint32 // number of the peer's newest list
+	listed  bool   // there was one
 }
 
 // arrived is told that data has arrived.
@@ -87,6 +105,8 @@ func (p *peer) sendHeard(now int64, s *session) {
 	}
 	l.at, l.last = 0, now
 	l.number++
+	busy := p.rx.packets.Load() - l.packets
+	l.packets += busy
 	list := heardList{Number: l.number, Largest: uint16(p.largestIn.Swap(0))}
 	p.arrivals.from(0, func(lane uint16, a *arrivals) bool {
 		if n := a.packets.Load(); n != a.listed && lane < heardCovers {
@@ -95,28 +115,20 @@ func (p *peer) sendHeard(now int64, s *session) {
 		}
 		return true
 	})
-	lane := uint16(0)
-	if l.number%2 == 1 { // lane 0 may be the one that has gone silent
-		lane = p.goodLane(now, s)
-	}
-	p.sendPayload(now, s, lane, appendControl(nil, controlHeard, &list), p.device.controlClass())
+	p.sendCertain(now, s, appendControl(nil, controlHeard, &list), busy >= heardTwice)
 }
 
-// goodLane is a lane that the peer has listed of late, 0 if there is none above it.
+// goodLane is a lane above 0 that the peer has listed of late, another one each time;
+// any if there is none, and 0 where no other is open.
 func (p *peer) goodLane(now int64, s *session) uint16 {
-	best, at := uint16(0), int64(0)
-	if !p.spread.usable() {
-		return 0
+	within := func(lane uint16) bool { return uint32(lane) <= s.limit.Load() }
+	if lane := p.spread.goodLane(now, within); lane != 0 {
+		return lane
 	}
-	for i := 1; i < len(p.spread.lanes); i++ {
-		if c := &p.spread.lanes[i]; !c.dead && !c.shut && c.suspect == 0 && c.proved > at {
-			best, at = uint16(i), c.proved
-		}
+	if lane := p.spread.anyLane(); within(lane) {
+		return lane
 	}
-	if now-at > provenFor || uint32(best) > s.limit.Load() {
-		return 0
-	}
-	return best
+	return 0
 }
 
 // heardHeard takes a list of the peer's.
@@ -140,12 +152,21 @@ func (p *peer) heardHeard(now int64, body []byte) {
 	}
 }
 
-// echoLane is the lane for the answer to a probe.
-func (p *peer) echoLane(now int64, s *session) uint16 {
-	if p.spread.zeroSilent() {
-		return p.goodLane(now, s)
+// sendEcho answers a probe.
+func (p *peer) sendEcho(now int64, s *session, echo *probeEcho) {
+	p.sendCertain(now, s, appendControl(nil, controlProbeEcho, echo), false)
+}
+
+// sendCertain sends on lane 0, and on another lane too while that is not known to get
+// through, or where another packet does not matter.
+func (p *peer) sendCertain(now int64, s *session, payload []byte, twice bool) {
+	times := ternary(p.spread.zeroDoubtful(now), 2, ternary(twice, 1, 0))
+	for range times {
+		if lane := p.goodLane(now, s); lane != 0 {
+			p.sendPayload(now, s, lane, payload, p.device.controlClass())
+		}
 	}
-	return 0
+	p.sendControl(now, s, payload)
 }
 
 // noteSize keeps the largest of the datagrams that arrived.

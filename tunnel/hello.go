@@ -207,7 +207,7 @@ func (p *peer) heardProbe(now int64, s *session, lane uint16, body []byte, m *po
 		probe: probe, Lane: lane, Size: uint16(size), TrafficClass: m.TrafficClass,
 		HopLimit: m.HopLimit, Arrived: m.Time, Source: m.Addr,
 	}
-	p.sendPayload(now, s, p.echoLane(now, s), appendControl(nil, controlProbeEcho, &echo), p.device.controlClass())
+	p.sendEcho(now, s, &echo)
 	p.noteProbe(lane, &probe, m)
 }
 
@@ -230,9 +230,10 @@ func (p *peer) sendControl(now int64, s *session, payload []byte) {
 }
 
 // sendPayload seals a control payload and sends it on a lane of s, which goes the
-// way that data goes.
+// way that data goes. On a lane above 0 it shares the class of the data, which it might
+// overtake by more than the lane's replay window otherwise.
 func (p *peer) sendPayload(now int64, s *session, lane uint16, payload []byte, class uint8) {
-	p.sendVia(now, s, lane, p.spread.mode, payload, class)
+	p.sendVia(now, s, lane, p.spread.mode, payload, p.classOn(lane, class))
 }
 
 // sendVia is for a lane that goes another way.

@@ -11,7 +11,7 @@ type memFirewall struct {
 	host    netip.Addr
 	outside netip.Addr // the host's own, or that of the NAT
 	entries map[memTuple]*memEntry
-	taken   map[netip.AddrPort]bool // at the outside
+	taken   map[[2]netip.AddrPort]bool // at the outside, and the far end: Linux keeps a port while that is unique
 	next    uint16
 	shuffle bool // a NAT that does not preserve ports
 	most    int
@@ -31,7 +31,7 @@ const (
 )
 
 func newMemFirewall(host, outside netip.Addr) *memFirewall {
-	return &memFirewall{host: host, outside: outside, next: 61000, entries: make(map[memTuple]*memEntry), taken: make(map[netip.AddrPort]bool)}
+	return &memFirewall{host: host, outside: outside, next: 61000, entries: make(map[memTuple]*memEntry), taken: make(map[[2]netip.AddrPort]bool)}
 }
 
 // flush forgets all connections, as a router does that is started anew.
@@ -46,7 +46,7 @@ func (f *memFirewall) pass(d *memDatagram) bool {
 	for t, e := range f.entries {
 		if now.Sub(e.seen) > memUnreplied && !e.replied || now.Sub(e.seen) > memReplied {
 			delete(f.entries, t)
-			delete(f.taken, t.outside)
+			delete(f.taken, [2]netip.AddrPort{t.outside, t.remote})
 		}
 	}
 	switch {
@@ -57,8 +57,8 @@ func (f *memFirewall) pass(d *memDatagram) bool {
 				return true
 			}
 		}
-		t := memTuple{d.from, f.port(d.from.Port()), d.to}
-		f.entries[t], f.taken[t.outside] = &memEntry{seen: now}, true
+		t := memTuple{d.from, f.port(d.from.Port(), d.to), d.to}
+		f.entries[t], f.taken[[2]netip.AddrPort{t.outside, t.remote}] = &memEntry{seen: now}, true
 		f.most = max(f.most, len(f.entries))
 		d.from = t.outside
 	case d.to.Addr() == f.outside:
@@ -74,15 +74,15 @@ func (f *memFirewall) pass(d *memDatagram) bool {
 }
 
 // port finds one at the outside, the same as inside if that is free.
-func (f *memFirewall) port(want uint16) netip.AddrPort {
+func (f *memFirewall) port(want uint16, remote netip.AddrPort) netip.AddrPort {
 	at := netip.AddrPortFrom(f.outside, want)
 	if f.outside == f.host {
 		return at
 	}
-	for f.shuffle || f.taken[at] {
+	for f.shuffle || f.taken[[2]netip.AddrPort{at, remote}] {
 		f.next++
 		at = netip.AddrPortFrom(f.outside, f.next)
-		if !f.taken[at] {
+		if !f.taken[[2]netip.AddrPort{at, remote}] {
 			break
 		}
 	}

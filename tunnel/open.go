@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"kiloport/portpool"
-	"kiloport/tunnel/ecn"
 )
 
 // OPEN asks the peer to send something on some of its lanes, so that a firewall or
@@ -121,7 +120,7 @@ func (p *peer) heardOpen(now int64, s *session, body []byte) {
 
 // sendOpening sends a probe of whose answer nobody needs to know.
 func (p *peer) sendOpening(now int64, s *session, lane uint16, via spreadMode) {
-	p.sendProbe(now, s, lane, via, p.device.random64(), ecn.TrafficClass(p.ecn.plain, ecn.NotECT))
+	p.sendProbe(now, s, lane, via, p.device.random64(), p.classOn(lane, 0))
 	p.keptLane(lane, now)
 }
 
@@ -151,7 +150,7 @@ func (d *Device) listenOnPool(socks *sockets) {
 	d.poolOnce.Do(func() {
 		for worker := range d.workers {
 			r := newReceiver(d, worker)
-			r.slot = d.workers + worker
+			r.slot, r.pooled = d.workers+worker, true
 			d.pooled = append(d.pooled, &pooledReceiver{receiver: r, lent: portpool.Buffers{Messages: r.messages}})
 		}
 	})
@@ -205,7 +204,7 @@ func (p *peer) provide(now int64, s *session) {
 		}
 		active = true
 		if now-max(s.lastSent(lane), v.lastKept(lane)) >= keepEvery && p.sentOn(s, lane) {
-			p.sendSealed(now, s, lane, p.keptVia(lane), make([]byte, headerSize+tagSize), 0, 0)
+			p.sendSealed(now, s, lane, p.keptVia(lane), make([]byte, headerSize+tagSize), 0, p.classOn(lane, 0))
 			p.keptLane(lane, now)
 			kept++
 		}

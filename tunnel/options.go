@@ -46,6 +46,9 @@ type Options struct {
 	MaxLanes int
 	// SourcePrefixes are where SpreadAddresses takes its addresses from.
 	SourcePrefixes SourcePrefixes
+	// ClampMSS lowers the segment size that TCP connections agree on to what the
+	// path carries, for hosts that do not hear ICMP.
+	ClampMSS bool
 	// Workers is how many queues of the TUN device there are to be, each with
 	// a goroutine that sends and one that receives: 1 to MaxWorkers, or 0 for
 	// one for each processor, up to 8. It is for whoever makes the TUN

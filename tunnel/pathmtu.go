@@ -81,7 +81,7 @@ func (p *peer) sendSizeProbe(now int64, s *session, lane uint16, t mtuProbe) {
 	size := t.size - outerHeaders(to)
 	buf := make([]byte, headerSize+size+noise.TagSize)
 	copy(buf[headerSize:], payload)
-	p.sendSealed(now, s, lane, p.spread.mode, buf, size, p.ecn.plain<<2)
+	p.sendSealed(now, s, lane, p.spread.mode, buf, size, p.classOn(lane, p.ecn.plain<<2))
 }
 
 // padTo is how long padding may make a message. It is for the packet path.

@@ -56,7 +56,7 @@ func (p *peer) pathChanged(now int64) {
 	p.spread.roamed(now)
 	p.ecn.roamed(now)
 	p.mtuMoved(now)
-	p.ways.forget()
+	p.forgetWays()
 	p.sources.forget()
 	for i := range p.reports.lanes {
 		p.reports.lanes[i].delay = laneDelay{}

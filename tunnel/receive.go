@@ -218,6 +218,9 @@ func (r *receiver) deliver(m *portpool.Message, p *peer, lane uint16, datagram [
 		p.drops.add(dropECN)
 		return
 	}
+	if most := p.clamp(); most != 0 {
+		clampMSS(payload, most, !vouched)
+	}
 	// The transport header stood before the payload; the device may write
 	// its own there.
 	r.out.Add(datagram[headerSize-tun.Headroom:headerSize+length], vouched)

@@ -58,10 +58,11 @@ func newWalled(t *testing.T, kinds [2]string, options ...siteOption) *walled {
 	} else {
 		w.b.knows(w.a, netip.AddrPort{})
 	}
-	if kinds[0] != "" && kinds[1] != "" { // each has to open its own
-		keepalive := uint16(10)
-		w.a.configure(&uapi.SetRequest{Peers: []uapi.PeerChange{{PublicKey: uapi.PublicKey(w.b.key.Public()), PersistentKeepalive: &keepalive}}})
-		w.b.configure(&uapi.SetRequest{Peers: []uapi.PeerChange{{PublicKey: uapi.PublicKey(w.a.key.Public()), PersistentKeepalive: &keepalive}}})
+	for i, s := range []*site{w.a, w.b} { // each has to open its own
+		if other := []*site{w.b, w.a}[i]; kinds[i] != "" {
+			keepalive := uint16(10)
+			s.configure(&uapi.SetRequest{Peers: []uapi.PeerChange{{PublicKey: uapi.PublicKey(other.key.Public()), PersistentKeepalive: &keepalive}}})
+		}
 	}
 	synctest.Wait()
 	return w
@@ -174,6 +175,7 @@ func TestLanesThroughFirewalls(t *testing.T) {
 				}
 				seen := w.network.taken()
 				up, down := outerFlows(seen, w.a, roundSize), outerFlows(seen, w.b, roundSize)
+				t.Logf("%+v %+v", w.a.peerStatus().Lanes, w.b.peerStatus().Lanes)
 				if len(up) < n*9/10 || len(down) < n*9/10 {
 					t.Errorf("%d flows went out in %d outer flows, their answers in %d", n, len(up), len(down))
 				}

@@ -227,6 +227,27 @@ func (s *session) record(now int64, lane uint16, sequence uint64, n int, m *port
 	return true, moved
 }
 
+// forgetSources makes all lanes count as if they had not come from anywhere yet.
+func (s *session) forgetSources() {
+	table := s.rx.Load()
+	if table == nil {
+		return
+	}
+	for i := range table {
+		chunk := table[i].Load()
+		if chunk == nil {
+			continue
+		}
+		for j := range chunk {
+			if l := chunk[j].Load(); l != nil {
+				l.mu.Lock()
+				l.source = netip.AddrPort{}
+				l.mu.Unlock()
+			}
+		}
+	}
+}
+
 // ahead is how many more sequences than before a message makes known.
 func (l *rxLane) ahead(sequence uint64) uint64 {
 	if sequence < l.next {

@@ -98,6 +98,7 @@ type spreadEvents struct {
 	probes  []pendingProbe // to send now
 	out     []uint16       // lanes whose flows must move
 	in      []uint16       // lanes that flows may have
+	held    []uint16       // lanes that new flows may not have for now
 	crowded []crowdedLane  // lanes whose flows fare better elsewhere
 	ask     []uint16       // lanes that the peer is asked to open
 	pair    bool           // and to send on to our pool
@@ -115,7 +116,7 @@ type spreadOwner interface {
 	laneDSCP(lane uint16) uint8              // that data was last sent with on a lane
 	heardOn(lane uint16) int64               // when something last arrived on a lane, to within lastGrain
 	hasWay(lane uint16, via spreadMode) bool // whether a lane is known to lead anywhere
-	spareLanes() (spare, used int)           // of those that flows may have
+	spareLanes() (spare, used, crammed int)  // of those that flows may have; flows that share one for want of more
 	laneDelay(lane uint16) (delay, at int64) // of its newest probe, one way, by a clock that all lanes share; at 0 if there was none
 }
 
@@ -230,9 +231,13 @@ func (s *spread) tick(at int64) {
 }
 
 // grace is how much later than another probe's an answer may come before it counts
-// as missing.
-func (s *spread) grace() int64 {
-	return max(suspectGrace, s.last/4, suspectMost-2*s.last)
+// as missing. Where little was sent, hence little was missed, there is more of it.
+func (s *spread) grace(brisk bool) int64 {
+	least := max(suspectGrace, s.last/4)
+	if brisk {
+		return least
+	}
+	return max(least, suspectMost-2*s.last)
 }
 
 func (s *spread) emit(now int64, lane uint16, via spreadMode, owner spreadOwner, ev *spreadEvents) {
@@ -293,7 +298,7 @@ func (s *spread) search(now int64, owner spreadOwner, ev *spreadEvents) {
 	}
 	if s.rounds > 1 && (s.may(spreadReturn) || s.may(spreadPaired)) {
 		s.ask(ev, 1, min(probeLanes, s.limit))
-		ev.pair = s.may(spreadPaired) && (s.rounds > 2 || !s.may(spreadReturn))
+		ev.pair = s.may(spreadPaired) && (!s.may(spreadReturn) || s.zeroAt != 0 && now-s.zeroAt > 3*s.last+2*suspectGrace)
 	}
 	s.roundAt = now + s.roundGap()
 	s.tick(s.roundAt)

@@ -129,13 +129,13 @@ func (r *spreadRig) deliver() {
 	}
 }
 
-func (r *spreadRig) random64() uint64              { r.nextID++; return r.nextID }
-func (r *spreadRig) lastSent(lane uint16) int64    { return r.last[lane] }
-func (r *spreadRig) sentNumber(lane uint16) uint64 { return r.numbers[lane] }
-func (r *spreadRig) laneDSCP(uint16) uint8         { return 0 }
-func (r *spreadRig) keypairInUse() uint32          { return 1 }
-func (r *spreadRig) heardOn(lane uint16) int64     { return r.came[lane] }
-func (r *spreadRig) spareLanes() (spare, used int) { return len(r.alive), 3 }
+func (r *spreadRig) random64() uint64                       { r.nextID++; return r.nextID }
+func (r *spreadRig) lastSent(lane uint16) int64             { return r.last[lane] }
+func (r *spreadRig) sentNumber(lane uint16) uint64          { return r.numbers[lane] }
+func (r *spreadRig) laneDSCP(uint16) uint8                  { return 0 }
+func (r *spreadRig) keypairInUse() uint32                   { return 1 }
+func (r *spreadRig) heardOn(lane uint16) int64              { return r.came[lane] }
+func (r *spreadRig) spareLanes() (spare, used, crammed int) { return len(r.alive), 3, 0 }
 func (r *spreadRig) hasWay(lane uint16, via spreadMode) bool {
 	return !via.shuts() || r.ways[lane]
 }

@@ -8,12 +8,18 @@ import (
 const (
 	suspectProbes = 2
 	suspectGrace  = int64(50 * time.Millisecond)  // of a late answer, or a quarter of the round trip,
-	suspectMost   = int64(300 * time.Millisecond) // less two round trips, whichever is longest
-	suspectForget = int64(3 * time.Second)        // without any answer to anything: the path is at fault
+	suspectMost   = int64(250 * time.Millisecond) // less two round trips, whichever is longest
+	briskRate     = 3                             // packets between two lists,
+	briskMissed   = 3                             // and lists without any of them, that need no probe to tell
+	witnessAgain  = int64(40 * time.Millisecond)
+	anyLanes      = 16
+	goodFor       = int64(2 * time.Second)
+	suspectForget = int64(3 * time.Second) // without any answer to anything: the path is at fault
 
 	deadRetry    = int64(10 * time.Second) // doubled each time it fails,
 	deadRetryMax = int64(5 * time.Minute)
 	provenFor    = int64(time.Minute)
+	provenLately = int64(time.Second) // while lanes are dying
 	guardFor     = int64(time.Minute) // after the last lane came back
 
 	// Lanes that were opened for us stay so for this long after something came
@@ -49,6 +55,8 @@ type laneCheck struct {
 	wait    int64
 	tries   uint8 // probes since it is suspected,
 	dscp    uint8 // which had this
+	brisk   bool  // it carried several packets between two lists,
+	missed  uint8 // lists since then without it, and with others
 	slow    uint8 // answers in a row that took far longer than on other lanes,
 	slowAt  int64 // the newest of which came then
 	dead    bool
@@ -81,7 +89,10 @@ type laneWatch struct {
 	doubts    int   // how often
 	zeroAt    int64 // when lane 0 has answered one of them
 	suspects  []uint16
-	guarded   bool // lanes have died: only proven ones are given to flows
+	called    int64 // when others were last probed beside suspects
+	any       uint16
+	good      uint16 // the lane last taken for one that works
+	guarded   bool   // lanes have died: only proven ones are given to flows
 	guardTill int64
 	crowdAt   int64 // when to compare delays again
 	movedAt   int64 // when a flow was last moved for that
@@ -161,13 +172,16 @@ func (s *spread) probeUrgent(now int64, owner spreadOwner, ev *spreadEvents) {
 // on others that are known to work: if those are answered and these are not, the
 // lane is at fault. No clock and no guess of the round trip is needed for that, so
 // it holds while the path's delay changes.
-func (s *spread) suspectLane(now int64, lane uint16) {
+func (s *spread) suspectLane(now int64, lane uint16, brisk bool, ev *spreadEvents) {
 	c := s.check(lane)
 	if c.dead || c.shut || c.suspect != 0 {
 		return
 	}
-	c.suspect, c.tries, c.witness = now, 0, 0
+	c.suspect, c.tries, c.witness, c.brisk, c.missed = now, 0, 0, brisk, 0
 	s.watch.suspects = append(s.watch.suspects, lane)
+	if lane != 0 {
+		ev.held = append(ev.held, lane)
+	}
 	s.wake(now)
 }
 
@@ -179,8 +193,11 @@ func (s *spread) judgeSuspects(now int64, owner spreadOwner, ev *spreadEvents) {
 		switch {
 		case c.dead || c.proved > c.suspect || now-c.suspect > suspectForget:
 			c.suspect = 0
+			if lane != 0 && !c.dead && !c.shut {
+				ev.in = append(ev.in, lane)
+			}
 			continue
-		case c.witness != 0 && c.tries == suspectProbes && now-c.witness >= s.grace():
+		case c.missed >= briskMissed, c.witness != 0 && c.tries == suspectProbes && now-c.witness >= s.grace(c.brisk):
 			s.bury(now, lane, ev)
 			died += min(int(lane), 1)
 			continue
@@ -189,39 +206,68 @@ func (s *spread) judgeSuspects(now int64, owner spreadOwner, ev *spreadEvents) {
 			c.dscp = owner.laneDSCP(lane)
 			s.emit(now, lane, s.mode, owner, ev)
 			c.witness = 0
-			probed, dscps = probed+1, dscps|1<<c.dscp
+			probed++
+		}
+		if c.witness == 0 {
+			dscps |= 1 << c.dscp
 		}
 		kept = append(kept, lane)
 	}
 	w.suspects = kept
 	if probed > 0 {
-		s.callWitnesses(now, dscps, owner, ev)
 		s.stockUp(now, probed, owner, ev)
+	}
+	if dscps != 0 && (probed > 0 || now-w.called >= witnessAgain) {
+		w.called = now
+		s.callWitnesses(now, dscps, owner, ev)
 	}
 	if died > 0 {
 		s.guard(now, owner, ev)
 	}
 }
 
-// callWitnesses probes lane 0, and a lane that the peer has listed of late, with
-// each of the DSCPs that the suspects have, as bits: a class of service may wait
-// for others for as long as it takes.
+// callWitnesses probes lane 0 and two of the lanes that the peer has listed of late,
+// with each of the DSCPs that the suspects have, as bits: a class of service may wait
+// for others for as long as it takes. Any of them may be silent itself, so they are
+// others each time.
 func (s *spread) callWitnesses(now int64, dscps uint64, owner spreadOwner, ev *spreadEvents) {
-	best, at := uint16(0), int64(0)
-	for i := 1; i < len(s.lanes); i++ {
-		if c := &s.lanes[i]; !c.dead && !c.shut && c.suspect == 0 && c.proved > at {
-			best, at = uint16(i), c.proved
-		}
-	}
 	for ; dscps != 0; dscps &= dscps - 1 {
 		dscp := uint8(bits.TrailingZeros64(dscps))
-		if s.check(0).suspect == 0 {
-			s.emitAs(now, 0, spreadListen, dscp, owner, ev)
-		}
-		if best != 0 {
-			s.emitAs(now, best, s.mode, dscp, owner, ev)
+		s.emitAs(now, 0, spreadListen, dscp, owner, ev)
+		for range 2 {
+			lane := s.goodLane(now, func(lane uint16) bool { return owner.laneDSCP(lane) == dscp })
+			if lane == 0 {
+				break
+			}
+			s.emitAs(now, lane, s.mode, dscp, owner, ev)
 		}
 	}
+}
+
+// goodLane gives a lane that is known to work, another one each time, 0 if there is
+// none.
+func (s *spread) goodLane(now int64, fits func(lane uint16) bool) uint16 {
+	if !s.mode.spreads() {
+		return 0
+	}
+	w := &s.watch
+	for range len(s.lanes) - 1 {
+		w.good = w.good%uint16(len(s.lanes)-1) + 1
+		c := &s.lanes[w.good]
+		if !c.dead && !c.shut && c.suspect == 0 && c.proved != 0 && now-c.proved < goodFor && fits(w.good) {
+			return w.good
+		}
+	}
+	return 0
+}
+
+// anyLane is for when none is known to work: another one each time.
+func (s *spread) anyLane() uint16 {
+	if s.mode != spreadDirect {
+		return 0
+	}
+	s.watch.any = s.watch.any%min(s.limit, anyLanes) + 1
+	return s.watch.any
 }
 
 // bury gives a lane up, for now.
@@ -248,11 +294,14 @@ func (s *spread) guard(now int64, owner spreadOwner, ev *spreadEvents) {
 		c := s.check(lane)
 		switch {
 		case c.dead || c.shut:
-		case c.proved != 0 && now-c.proved < provenFor:
+		case c.suspect != 0:
 			alive++
-		case guarded:
+		case c.proved != 0 && now-c.proved < provenLately:
+			alive++
+		case guarded && c.proved != 0 && now-c.proved < provenFor:
+			alive++
 		case now-owner.lastSent(lane) < spreadIdle && owner.lastSent(lane) != 0:
-			s.suspectLane(now, lane) // a flow's that has only begun
+			s.suspectLane(now, lane, false, ev) // a flow's that has only begun
 			alive++
 		default:
 			c.shut = true
@@ -302,7 +351,7 @@ func (s *spread) proven(now int64, p *pendingProbe, ev *spreadEvents) {
 	for _, lane := range w.suspects {
 		if c := s.check(lane); lane != p.lane && p.dscp == c.dscp && p.sent >= c.checked && c.witness == 0 && c.tries > 0 {
 			c.witness = now
-			s.tick(now + s.grace())
+			s.tick(now + s.grace(c.brisk))
 		}
 	}
 	if p.lane == 0 {
@@ -332,7 +381,8 @@ func (s *spread) revive(now int64, lane uint16, ev *spreadEvents) {
 	ev.in = append(ev.in, lane)
 }
 
-// openedLane is told that something has come on a lane that the peer had to open.
+// openedLane is told that something has come, where it goes, on a lane that the peer,
+// or both, had to open.
 func (s *spread) openedLane(lane uint16) (ev spreadEvents) {
 	if lane <= s.limit {
 		s.check(lane)
@@ -343,7 +393,7 @@ func (s *spread) openedLane(lane uint16) (ev spreadEvents) {
 
 // openLane lets flows have a lane that the peer has opened.
 func (s *spread) openLane(lane uint16, ev *spreadEvents) {
-	if c := &s.lanes[lane]; s.mode == spreadReturn && c.shut && !c.dead && !c.crowded {
+	if c := &s.lanes[lane]; s.mode.shuts() && c.shut && !c.dead && !c.crowded {
 		c.shut = false
 		ev.in = append(ev.in, lane)
 	}
@@ -406,7 +456,7 @@ func (s *spread) probeActive(now int64, owner spreadOwner, ev *spreadEvents) {
 		case c.dead || c.shut || now-c.checked < laneCheckEvery || owner.lastSent(s.cursor) <= c.checked:
 			continue
 		case c.checked > c.proved && c.proved != 0:
-			s.suspectLane(now, s.cursor) // the probe before was not answered
+			s.suspectLane(now, s.cursor, false, ev) // the probe before was not answered
 		}
 		s.emit(now, s.cursor, s.mode, owner, ev)
 		if len(ev.probes) >= probePerTick {
@@ -446,8 +496,8 @@ func (s *spread) restock(now int64, owner spreadOwner, ev *spreadEvents) {
 	if !s.mode.shuts() && !s.watch.guarded {
 		return
 	}
-	spare, used := owner.spareLanes()
-	if want := max(restockLeast, used/restockShare); spare < want {
+	spare, used, crammed := owner.spareLanes()
+	if want := max(restockLeast, used/restockShare) + crammed; spare < want {
 		s.stockUp(now, want-spare, owner, ev)
 	}
 }
@@ -455,6 +505,11 @@ func (s *spread) restock(now int64, owner spreadOwner, ev *spreadEvents) {
 // stockUp has n more lanes proven.
 func (s *spread) stockUp(now int64, n int, owner spreadOwner, ev *spreadEvents) {
 	n = min(n, 2*probeBusyTick)
+	for i := range s.lanes { // those that are on their way
+		if c := &s.lanes[i]; c.shut && !c.dead && !c.crowded && c.checked != 0 && now-c.checked < restockAgain {
+			n--
+		}
+	}
 	for lane := uint16(1); lane <= s.limit && n > 0; lane++ {
 		c := s.check(lane)
 		fresh := !c.shut && c.proved == 0 && owner.lastSent(lane) == 0 // not guarded yet
@@ -504,7 +559,10 @@ func (s *spread) heard(now int64, list *heardList, owner spreadOwner) (ev spread
 				w.doubtAt = 0
 			}
 		case back > 0 && at.sent>>back&1 == 1 && at.listed&mask == 0:
-			s.suspectLane(now, lane)
+			s.suspectLane(now, lane, at.rate >= briskRate, &ev)
+		}
+		if c := s.check(lane); !listed && c.suspect != 0 && c.brisk && list.others(lane) {
+			c.missed++
 		}
 	}
 	return ev
@@ -577,5 +635,11 @@ func (s *spread) outOfUse() (dead, crowded int) {
 	return dead, crowded
 }
 
-// zeroSilent says that lane 0 does not get through while others do.
-func (s *spread) zeroSilent() bool { return s.mode.spreads() && len(s.lanes) > 0 && s.lanes[0].dead }
+// zeroDoubtful says that lane 0 is not known to get through, though others are.
+func (s *spread) zeroDoubtful(now int64) bool {
+	if !s.mode.spreads() || len(s.lanes) == 0 {
+		return false
+	}
+	c := &s.lanes[0]
+	return c.dead || c.suspect != 0 || now-c.proved > s.last+3*heardEvery
+}

@@ -96,19 +96,25 @@ func (p *peer) spreadEvents(now int64, ev spreadEvents) {
 
 // moveLanes gives flows other lanes.
 func (p *peer) moveLanes(now int64, ev *spreadEvents) {
-	if !ev.anew && len(ev.out)+len(ev.in)+len(ev.crowded) == 0 {
+	if !ev.anew && len(ev.out)+len(ev.in)+len(ev.held)+len(ev.crowded) == 0 {
 		return
 	}
 	p.lanesMu.Lock()
 	defer p.lanesMu.Unlock()
 	if ev.anew {
 		p.lanes, p.opened = nil, p.opened[:0]
+		if p.spread.mode == spreadProbing {
+			p.forgetWays()
+		}
 	}
 	if p.lanes == nil {
 		if !p.spread.usable() {
 			return
 		}
 		p.newLanes(0)
+	}
+	for _, lane := range ev.held {
+		p.lanes.Hold(now, lane)
 	}
 	for _, lane := range ev.out {
 		p.lanes.SetDead(lane, true)
@@ -118,6 +124,17 @@ func (p *peer) moveLanes(now int64, ev *spreadEvents) {
 	}
 	for _, c := range ev.crowded {
 		p.lanes.Vacate(now, c.lane, c.gap, now+crowdWait)
+	}
+}
+
+// forgetWays makes all that the peer has opened unknown, so that what comes again is
+// noticed.
+func (p *peer) forgetWays() {
+	p.ways.forget()
+	for _, s := range []*session{p.current, p.previous, p.next} {
+		if s != nil {
+			s.forgetSources()
+		}
 	}
 }
 
@@ -194,6 +211,14 @@ func (p *peer) laneDSCP(lane uint16) uint8 {
 	return p.ecn.plain
 }
 
+// classOn is the outer class of what is not data, on a lane.
+func (p *peer) classOn(lane uint16, class uint8) uint8 {
+	if lane == 0 {
+		return class
+	}
+	return ecn.TrafficClass(p.laneDSCP(lane), ecn.NotECT)
+}
+
 func (p *peer) sentNumber(lane uint16) uint64 {
 	if s := p.sending.Load(); s != nil {
 		return s.sentNumber(lane)
@@ -223,13 +248,13 @@ func (p *peer) hasWay(lane uint16, via spreadMode) bool {
 	return way != nil && way.paired == (via == spreadPaired)
 }
 
-func (p *peer) spareLanes() (spare, used int) {
+func (p *peer) spareLanes() (spare, used, crammed int) {
 	p.lanesMu.Lock()
 	defer p.lanesMu.Unlock()
 	if p.lanes == nil {
-		return 0, 0
+		return 0, 0, 0
 	}
-	return p.lanes.Spare(), p.lanes.Stats().InUse
+	return p.lanes.Spare(), p.lanes.Stats().InUse, p.lanes.Crammed()
 }
 
 func (p *peer) laneDelay(lane uint16) (delay, at int64) {

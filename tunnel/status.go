@@ -83,6 +83,8 @@ type PeerStatus struct {
 	PathFrom      *PathStatus       `json:"path_from,omitempty"`            // as the peer says that its tests found it
 	MarksIgnored  bool              `json:"marks_ignored,omitempty"`        // the path from the peer marks even what is not ECN-capable
 	Cipher        string            `json:"cipher,omitempty"`               // that seals packets to the peer
+	PathMTU       int               `json:"path_mtu,omitempty"`             // outer packets to the peer may have, in bytes, headers included; 0 is not tested
+	PathMTUHow    string            `json:"path_mtu_how,omitempty"`         // how that is known
 	Lanes         LaneStatus        `json:"lanes"`
 	Sent          TrafficStatus     `json:"sent"`
 	Received      TrafficStatus     `json:"received"`
@@ -226,6 +228,9 @@ func (p *peer) status() PeerStatus {
 		s.Cipher = session.cipher()
 		s.Lanes.Agreed = int(session.limit.Load())
 		s.Lanes.Received = int(session.rxLanes.Load())
+	}
+	if p.mtu.state != mtuUnknown {
+		s.PathMTU, s.PathMTUHow = p.mtu.size, p.mtu.state.String()
 	}
 	p.laneStatus(&s.Lanes)
 	p.pathStatus(&s)

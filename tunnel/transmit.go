@@ -116,6 +116,9 @@ func (t *transmitter) enqueue(pkt *packet) (unused *packet) {
 	}
 	pkt.n = t.flow.Length
 	pkt.peer, pkt.hash = p, t.hasher.Hash(&t.flow.Key)
+	if most := p.clamp(); most != 0 {
+		clampMSS(pkt.payload(), most, pkt.header.Flags&tun.NeedsChecksum == 0)
+	}
 	if !t.fits(p, pkt) {
 		return pkt
 	}

@@ -190,12 +190,12 @@ func TestLanesMayBeDelayedAgainstEachOther(t *testing.T) {
 			replays++
 			return []time.Duration{delay, delay + time.Duration(random.Int64N(int64(time.Second)))}
 		})
-		const flows, rounds = 300, 120
+		const flows, rounds = 100, 600
 		for round := range rounds {
 			for flow := range flows {
 				a.tun.in <- a.udp(b, uint16(1000+flow), uint64(round+1), 100)
 			}
-			time.Sleep(50 * time.Millisecond)
+			time.Sleep(10 * time.Millisecond) // too often for a sparse flow, which would leave a slow lane
 		}
 		network.setPath(nil)
 		time.Sleep(4 * time.Second)

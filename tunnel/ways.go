@@ -71,12 +71,14 @@ func (p *peer) claimWay(lane uint16, port uint16) {
 func (p *peer) laneCame(now int64, lane uint16, m *portpool.Message, pooled bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.removed || p.spread.mode < spreadProbing {
-		return
+	if to := p.endpoint.Load(); p.removed || p.spread.mode < spreadProbing || to == nil || to.addr == m.Addr {
+		return // from the listen port: that way leads nowhere else than lane 0
 	}
 	p.learnWay(lane, m, pooled)
 	p.spread.opened(now)
-	p.spreadEvents(now, p.spread.openedLane(lane))
+	if p.hasWay(lane, p.spread.mode) {
+		p.spreadEvents(now, p.spread.openedLane(lane))
+	}
 	p.arm(now)
 }
 

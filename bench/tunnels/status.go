@@ -41,8 +41,19 @@ type PeerStatus struct {
 	Drops map[string]uint64 `json:"drops"`
 }
 
-// ModeDirect is the mode of a peer in which data goes on lanes of their own.
+// ModeDirect is the mode of a peer in which data goes on lanes from ports of our own
+// to its listen port.
 const ModeDirect = "direct"
+
+// Spreads says whether data to the peer leaves the ordinary path between the listen
+// ports.
+func (p *PeerStatus) Spreads() bool {
+	switch p.Mode {
+	case "off", "stock", "probing", "fallback":
+		return false
+	}
+	return true
+}
 
 // Show asks the daemon of an interface how it is.
 func Show(ctx context.Context, node *netlab.Node, binary, dev string) (*Status, error) {
@@ -107,7 +118,7 @@ func (e End) CheckLanes(ctx context.Context, binary string) error {
 	if err != nil {
 		return err
 	}
-	if peer.Mode != ModeDirect || peer.Lanes.Agreed == 0 {
+	if !peer.Spreads() || peer.Lanes.Agreed == 0 {
 		return fmt.Errorf("%s is in mode %s with %d lanes agreed on: %s", e.Dev, peer.Mode, peer.Lanes.Agreed, peer.Reason)
 	}
 	return nil

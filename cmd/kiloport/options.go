@@ -138,6 +138,15 @@ var options = []option{
 		get:  func(o *tunnel.Options) string { return o.Overhead.String() },
 	},
 	{
+		flag: "clamp-mss", key: "ClampMSS", value: "on|off",
+		help: "lower the segment size that TCP connections agree on to what the path carries, for hosts that do not hear ICMP",
+		set: func(o *tunnel.Options, v string) (err error) {
+			o.ClampMSS, err = parseOnOff(v)
+			return err
+		},
+		get: func(o *tunnel.Options) string { return onOff(o.ClampMSS) },
+	},
+	{
 		flag: "pin", key: "Pin", value: "on|off",
 		help: "bind each worker to one processor",
 		set: func(o *tunnel.Options, v string) (err error) {

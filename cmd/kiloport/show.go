@@ -125,7 +125,7 @@ func writeStatus(w io.Writer, s *tunnel.Status, now time.Time) {
 	writeCounts(field, "send errors", s.SendErrors)
 	for i := range s.Peers {
 		fmt.Fprintln(w)
-		writePeer(w, &s.Peers[i], now)
+		writePeer(w, &s.Peers[i], s.Spread, now)
 	}
 }
 
@@ -143,7 +143,7 @@ func fewer(p tunnel.PoolStatus) string {
 	return ""
 }
 
-func writePeer(w io.Writer, p *tunnel.PeerStatus, now time.Time) {
+func writePeer(w io.Writer, p *tunnel.PeerStatus, spread string, now time.Time) {
 	fmt.Fprintf(w, "peer: %s\n", p.PublicKey)
 	field := func(name, format string, args ...any) {
 		fmt.Fprintf(w, "  %s: %s\n", name, fmt.Sprintf(format, args...))
@@ -155,12 +155,18 @@ func writePeer(w io.Writer, p *tunnel.PeerStatus, now time.Time) {
 		field("latest handshake", "%v ago", now.Sub(*p.LastHandshake).Round(time.Second))
 	}
 	mode := p.Mode
+	if spread == "auto" && mode == "direct" {
+		mode += " (auto: probes from other ports get through, so flows have ports)"
+	}
 	if p.Reason != "" {
 		mode += " (" + p.Reason + ")"
 	}
 	field("mode", "%s", mode)
 	l := p.Lanes
 	field("lanes", "%d in use for %d flows, %d shared, %d dead, %d agreed; %d received", l.InUse, l.Flows, l.Shared, l.Dead, l.Agreed, l.Received)
+	if p.PathMTU != 0 {
+		field("path mtu", "%d (%s)", p.PathMTU, p.PathMTUHow)
+	}
 	if p.Cipher != "" {
 		field("cipher", "%s", p.Cipher)
 	}
