@@ -75,8 +75,16 @@ func (l *Lanes) mayStay(now int64, rec uint32) bool {
 	return !paused
 }
 
-// Spare is how many lanes new flows can have for themselves.
-func (l *Lanes) Spare() int { return max(l.usable-l.inUse, 0) }
+// Spare is how many lanes new flows can have for themselves. It looks at each lane.
+func (l *Lanes) Spare() int {
+	spare := l.usable
+	for i := range l.lanes {
+		if l.lanes[i].flows > 0 && l.alive(uint16(i+1)) {
+			spare--
+		}
+	}
+	return spare
+}
 
 // Crammed is how many flows share a lane because no other was in when they came. Each
 // moves to one of its own when one comes in.

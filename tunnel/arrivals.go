@@ -13,7 +13,8 @@ type arrivals struct {
 	packets, bytes atomic.Uint64
 	expected       atomic.Uint64    // that the sequence numbers tell of, arrived or not
 	marks          [4]atomic.Uint64 // by codepoint but Not-ECT
-	last           atomic.Int64     // when something arrived, to within lastGrain
+	last           atomic.Int64     // when something arrived, to within lastGrain,
+	inner          atomic.Int64     // and when a packet of others did, while that matters
 	hop            atomic.Uint32    // hop limit of the outer header, 0 = not known
 	hops           atomic.Uint32    // how often it became another
 
@@ -46,6 +47,13 @@ func (a *arrivals) count(now int64, n int, ahead uint64, class, hop uint8) {
 	}
 	if now-a.last.Load() >= lastGrain {
 		a.last.Store(now)
+	}
+}
+
+// carried notes that an inner packet arrived.
+func (a *arrivals) carried(now int64) {
+	if now-a.inner.Load() >= lastGrain {
+		a.inner.Store(now)
 	}
 }
 

@@ -97,6 +97,7 @@ func (p *peer) heardOpen(now int64, s *session, body []byte) {
 	}
 	p.provider.asked = now
 	p.provider.at = now + beatEvery
+	p.providing.Store(true)
 	p.device.listenOnPool(socks)
 	limit := uint16(min(uint32(socks.pool.Limit()), s.limit.Load()))
 	answer := openList{}
@@ -199,7 +200,7 @@ func (p *peer) provide(now int64, s *session) {
 	kept := 0
 	active := now-v.asked < provideWithin
 	p.arrivals.from(1, func(lane uint16, a *arrivals) bool {
-		if lane == 0 || now-a.last.Load() > keepLately || uint32(lane) > s.limit.Load() {
+		if lane == 0 || now-a.inner.Load() > keepLately || a.inner.Load() == 0 || uint32(lane) > s.limit.Load() {
 			return kept < keepPerTick
 		}
 		active = true
@@ -212,6 +213,7 @@ func (p *peer) provide(now int64, s *session) {
 	})
 	if !active {
 		v.at = 0
+		p.providing.Store(false)
 	}
 }
 

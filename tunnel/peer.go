@@ -27,6 +27,7 @@ type peer struct {
 	sending     atomic.Pointer[session] // what data is sealed with, nil = none
 	endpoint    atomic.Pointer[endpoint]
 	via         atomic.Uint32 // spreadMode: whether data may leave lane 0, and where lanes lead
+	providing   atomic.Bool   // lanes are kept open on which the peer sends
 	answering   atomic.Bool   // the peer's packets say which lanes their answers get
 	ways        wayTable
 	sources     wayTable      // with a source address of its own for each lane

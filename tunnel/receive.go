@@ -211,6 +211,9 @@ func (r *receiver) deliver(m *portpool.Message, p *peer, lane uint16, datagram [
 		}
 		return
 	}
+	if lane != 0 && p.providing.Load() {
+		p.arrivals.lane(lane).carried(r.now)
+	}
 	if lane != 0 && p.answering.Load() {
 		r.answers.note(r.now, p, lane, payload)
 	}

@@ -10,7 +10,7 @@ const (
 	suspectGrace  = int64(50 * time.Millisecond)  // of a late answer, or a quarter of the round trip,
 	suspectMost   = int64(250 * time.Millisecond) // less two round trips, whichever is longest
 	briskRate     = 3                             // packets between two lists,
-	briskMissed   = 3                             // and lists without any of them, that need no probe to tell
+	briskMissed   = 2                             // and lists without any of them, that need no probe to tell
 	witnessAgain  = int64(40 * time.Millisecond)
 	anyLanes      = 16
 	goodFor       = int64(2 * time.Second)
@@ -63,6 +63,7 @@ type laneCheck struct {
 	shut    bool // flows may not have it yet
 	crowded bool
 	queued  bool
+	anew    bool // it has come in since the newest list
 }
 
 // crowdedLane is a lane whose sparse flow waits behind somebody else's. Its packets
@@ -214,8 +215,8 @@ func (s *spread) judgeSuspects(now int64, owner spreadOwner, ev *spreadEvents) {
 		kept = append(kept, lane)
 	}
 	w.suspects = kept
-	if probed > 0 {
-		s.stockUp(now, probed, owner, ev)
+	if spare, _, _ := owner.spareLanes(); probed > spare {
+		s.stockUp(now, probed-spare, owner, ev)
 	}
 	if dscps != 0 && (probed > 0 || now-w.called >= witnessAgain) {
 		w.called = now
@@ -377,7 +378,7 @@ func (s *spread) revive(now int64, lane uint16, ev *spreadEvents) {
 	if lane == 0 || !c.dead && !c.shut || c.crowded {
 		return
 	}
-	c.dead, c.shut, c.wait = false, false, 0
+	c.dead, c.shut, c.wait, c.anew = false, false, 0, true
 	ev.in = append(ev.in, lane)
 }
 
@@ -394,7 +395,7 @@ func (s *spread) openedLane(lane uint16) (ev spreadEvents) {
 // openLane lets flows have a lane that the peer has opened.
 func (s *spread) openLane(lane uint16, ev *spreadEvents) {
 	if c := &s.lanes[lane]; s.mode.shuts() && c.shut && !c.dead && !c.crowded {
-		c.shut = false
+		c.shut, c.anew = false, true
 		ev.in = append(ev.in, lane)
 	}
 }
@@ -550,7 +551,12 @@ func (s *spread) heard(now int64, list *heardList, owner spreadOwner) (ev spread
 	h.most = 0
 	for lane := range top {
 		at, listed := h.lane(lane), list.has(lane)
-		at.update(owner.sentNumber(lane), same, listed)
+		c := s.check(lane)
+		if c.anew { // what was to open it is lost
+			*at = watched{listed: at.listed}
+		}
+		at.update(owner.sentNumber(lane), same && !c.anew, listed)
+		c.anew = false
 		h.most = max(h.most, at.rate)
 		switch {
 		case listed && lane <= s.limit:
@@ -561,7 +567,7 @@ func (s *spread) heard(now int64, list *heardList, owner spreadOwner) (ev spread
 		case back > 0 && at.sent>>back&1 == 1 && at.listed&mask == 0:
 			s.suspectLane(now, lane, at.rate >= briskRate, &ev)
 		}
-		if c := s.check(lane); !listed && c.suspect != 0 && c.brisk && list.others(lane) {
+		if !listed && c.suspect != 0 && c.brisk && list.others(lane) {
 			c.missed++
 		}
 	}

@@ -15,6 +15,7 @@ func (p *peer) resetSpread() {
 		p.spread = spread{mode: spreadOff, reason: "spread is off"}
 	}
 	p.provider, p.lister = provider{}, lister{}
+	p.providing.Store(false)
 	p.ways.forget()
 	p.applySpread()
 }
@@ -28,6 +29,7 @@ func (p *peer) spreadStock(reason string) {
 	p.spread.stock(reason)
 	p.version = 0
 	p.provider, p.lister = provider{}, lister{}
+	p.providing.Store(false)
 	p.applySpread()
 	p.forgetLanes()
 }
