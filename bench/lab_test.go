@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,7 +15,7 @@ import (
 )
 
 // labRuns does experiments in the lab kernel, all at 20 Mbit/s and 20 ms behind
-// fq_codel. Time is virtual there, so what is asserted may be tight.
+// fq_codel, unless the scenario has a path of its own. Time is virtual there, so what is asserted may be tight.
 func labRuns(t *testing.T, plan []lab.Experiment) []report.Run {
 	t.Helper()
 	kernel, err := labkernel.Ensure(t.Context(), os.Stderr)
@@ -28,6 +29,9 @@ func labRuns(t *testing.T, plan []lab.Experiment) []report.Run {
 		e.Repetition = i + 1
 		e.Path.RateUp, e.Path.RateDown, e.Path.RTT, e.Path.Burst = 20e6, 20e6, 20*time.Millisecond, netlab.ShaperBurst
 		e.Path.Qdisc.Kind = netlab.KindFQCodel
+		at := slices.IndexFunc(lab.Scenarios, func(s lab.Scenario) bool { return s.Name == e.Scenario })
+		lab.Scenarios[at].Path(&e.Path)
+		e.Settings = append(lab.Scenarios[at].Settings(e), e.Settings...)
 	}
 	runs, err := runAll(t.Context(), plan, 2, inLabKernel(kernel).run, newTestProgress(t, plan))
 	if err != nil {
@@ -122,16 +126,21 @@ func TestPoolSizesTell(t *testing.T) {
 }
 
 // TestMarksArriveInside: the gateways mark instead of dropping, and the senders
-// hear of it.
+// hear of it. What a gateway still drops are pure acknowledgements, which cannot
+// be marked, in the one run of ten in which chance put some behind data in one
+// of its 1024 queues; data that it dropped would be sent again.
 func TestMarksArriveInside(t *testing.T) {
+	// The first flow each way learns of the tunnel's MTU by having its first
+	// window, 10 segments, refused and cut anew.
+	const cutAnew = 2 * 20
 	path := netlab.Path{Qdisc: netlab.Qdisc{ECN: true}}
 	runs := labRuns(t, []lab.Experiment{{Scenario: "ecn", Tunnel: "kiloport", Load: 7 * time.Second, Path: path}})
 	m := runs[0].Metrics
-	marks := m["gateway_marks_up_count"] + m["gateway_marks_down_count"]
-	if marks < 50 || m["gateway_drops_up_count"]+m["gateway_drops_down_count"] > 0 {
-		t.Errorf("%v marks, %v and %v drops", marks, m["gateway_drops_up_count"], m["gateway_drops_down_count"])
+	marks, drops := m["gateway_marks_up_count"]+m["gateway_marks_down_count"], m["gateway_drops_up_count"]+m["gateway_drops_down_count"]
+	if again := m["retransmits_count"]; marks < 50 || again > cutAnew {
+		t.Errorf("%v marks, %v drops, and %v segments sent again, want at most the %d that learn the MTU", marks, drops, again, cutAnew)
 	}
-	t.Logf("%v marks, %v segments sent again", marks, m["retransmits_count"])
+	t.Logf("%v marks, %v drops, %v segments sent again", marks, drops, m["retransmits_count"])
 	if heard := m["segments_delivered_ce_count"]; heard == 0 {
 		t.Error("no sender heard of a mark")
 	}

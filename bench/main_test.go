@@ -90,7 +90,7 @@ func binary(t *testing.T, build func() (string, error)) string {
 // stock is a WireGuard peer that has never heard of kiloport.
 func stock(t *testing.T) tunnels.Daemon {
 	t.Helper()
-	return tunnels.WireguardGo{Binary: binary(t, wireguardGoBinary)}
+	return tunnels.WireguardGo{Binary: binary(t, wireguardGoBinary), HostChecksums: true}
 }
 
 // families runs a test over both families of outer addresses.

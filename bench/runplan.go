@@ -112,7 +112,7 @@ func (o *runOptions) experiments(s *lab.Scenario, binaries tunnels.Binaries) (al
 	for _, e.Path = range paths {
 		for _, e.Flows = range flows {
 			for _, e.Case = range cases {
-				all = append(all, o.turns(e, repeat)...)
+				all = append(all, o.turns(s, e, repeat)...)
 			}
 		}
 	}
@@ -153,9 +153,12 @@ func (o *runOptions) choose(s *lab.Scenario) ([]string, error) {
 
 // turns are the repetitions of an experiment through every tunnel. In real time
 // the tunnels take turns, so that what else the machine does meets all of them.
-func (o *runOptions) turns(e lab.Experiment, repeat int) (all []lab.Experiment) {
+func (o *runOptions) turns(s *lab.Scenario, e lab.Experiment, repeat int) (all []lab.Experiment) {
 	for _, e.Tunnel = range o.tunnels {
-		for _, e.Settings = range o.variants(e.Tunnel) {
+		if s.Own && !strings.HasPrefix(e.Tunnel, tunnelKiloport) {
+			continue
+		}
+		for _, e.Settings = range o.variants(e.Tunnel, s.Settings(&e)) {
 			for e.Repetition = 1; e.Repetition <= repeat; e.Repetition++ {
 				all = append(all, e)
 			}
@@ -167,16 +170,18 @@ func (o *runOptions) turns(e lab.Experiment, repeat int) (all []lab.Experiment) 
 	return all
 }
 
-// variants are the settings that a tunnel is measured with, one after the other.
-func (o *runOptions) variants(tunnel string) (all [][]string) {
+// variants are the settings that a tunnel is measured with, one after the other:
+// those of the scenario, and after them those that were asked for.
+func (o *runOptions) variants(tunnel string, scenario []string) (all [][]string) {
+	settings := slices.Concat(scenario, o.settings)
 	switch {
 	case !strings.HasPrefix(tunnel, tunnelKiloport):
 		return [][]string{nil}
 	case len(o.ports) == 0 || tunnel != tunnelKiloport: // the other one has its size in its name
-		return [][]string{o.settings}
+		return [][]string{settings}
 	}
 	for _, n := range o.ports {
-		all = append(all, append([]string{fmt.Sprintf("Ports = %d", n)}, o.settings...))
+		all = append(all, append([]string{fmt.Sprintf("Ports = %d", n)}, settings...))
 	}
 	return all
 }
@@ -228,6 +233,7 @@ func (o *runOptions) path(s *lab.Scenario, rate string) (p netlab.Path, err erro
 		p.Qdisc.CEThreshold = s.CEThreshold
 	}
 	p.Burst = netlab.ShaperBurst
+	s.Path(&p)
 	return p, p.Validate()
 }
 

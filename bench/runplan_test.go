@@ -93,8 +93,8 @@ func TestPlanForAKernel(t *testing.T) {
 }
 
 func TestPlanOfRealTime(t *testing.T) {
-	o := &runOptions{tunnels: []string{"none"}, rates: []string{"20", "50"}, flows: []int{1, 2}, repeat: 1, jobs: 4}
-	plan, err := o.plan([]string{"throughput", "overload"})
+	o := &runOptions{tunnels: []string{"none", "kiloport"}, rates: []string{"20", "50"}, flows: []int{1, 2}, repeat: 1, jobs: 4}
+	plan, err := o.plan([]string{"throughput", "overload", "pacing"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,9 +110,35 @@ func TestPlanOfRealTime(t *testing.T) {
 	}
 	for _, s := range lab.Scenarios {
 		for _, c := range s.Cases() {
-			if n := seen[s.Name+" "+c]; n != 1 {
+			want := 2
+			if s.Own {
+				want = 1
+			}
+			if n := seen[s.Name+" "+c]; n != want {
 				t.Errorf("%s %s is there %d times", s.Name, c, n)
 			}
+		}
+	}
+}
+
+// TestPlanOfShapers wants kiloport, and no other tunnel, to get what a scenario says
+// of its path, before what was asked for.
+func TestPlanOfShapers(t *testing.T) {
+	o := &runOptions{tunnels: []string{"none", "kiloport"}, rates: []string{"20/5"}, qdisc: "fq_codel", repeat: 1, settings: []string{"Ports = 7"}}
+	plan, err := o.plan([]string{"shaper"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range plan {
+		if e.Path.Qdisc.Kind != "pfifo" || e.Path.Qdisc.Limit != 1000 || e.Path.RateUp != 20e6 || e.Path.RateDown != 5e6 || e.Flows != 4 {
+			t.Errorf("%+v", e)
+		}
+		want := ""
+		if e.Tunnel == "kiloport" {
+			want = "Bandwidth = 19600kbit/4900kbit, Overhead = overhead 14, Ports = 7"
+		}
+		if got := strings.Join(e.Settings, ", "); got != want {
+			t.Errorf("%s has %q, want %q", e.Tunnel, got, want)
 		}
 	}
 }

@@ -31,6 +31,12 @@ var summaryColumns = []struct{ metric, head string }{
 	{report.MetricPageMedian, "page ms"},
 	{report.MetricPageP99, "page p99 ms"},
 	{report.MetricPagesLost, "pages lost %"},
+	{lab.MetricLineUsed, "line used %"},
+	{lab.MetricReachedFirst, "first s"},
+	{lab.MetricSettled, "settled s"},
+	{lab.MetricReached, "reached s"},
+	{lab.MetricPaced, "paced %"},
+	{lab.MetricSenderCPU, "A CPU %"},
 	{"retransmits_count", "retransmits"},
 	{"segments_delivered_ce_count", "CE delivered"},
 }

@@ -132,7 +132,7 @@ func (s *simSocket) reset() {
 func (l *simLane) wait(share float64) time.Duration {
 	slices.Sort(l.waits)
 	if len(l.waits) == 0 {
-		return Forever
+		return never
 	}
 	return time.Duration(l.waits[int(share*float64(len(l.waits)-1))])
 }

@@ -89,9 +89,11 @@ const (
 	RateSilent
 	// RateLonger: a delay does not go away by sending less, so it is the way's.
 	RateLonger
+	// RateReasons is how many there are.
+	RateReasons = iota
 )
 
-var rateReasons = [...]string{
+var rateReasons = [RateReasons]string{
 	"start", "steady", "load and no queue", "a queue forms", "queue on the path", "the queue has drained",
 	"loss without a queue", "little load", "no reports", "the way has become longer",
 }
@@ -139,10 +141,12 @@ const (
 	drainTime  = 1.0   // in which a queue is to drain
 	highLoad   = 0.75  // of the rate
 	unsent     = 0.75  // of the rate that a queue leaves which is not ours
+	leastOurs  = 0.10  // of the rate must arrive for a queue to be ours
 
 	refractory = int64(300 * time.Millisecond) // between steps down for a queue that is not ours
 	patience   = int64(2 * time.Second)        // and twice the delay: until draining must show
 	idleAfter  = int64(time.Second)
+	lately     = int64(600 * time.Millisecond) // load counts for so long: some reports
 	silence    = int64(3 * time.Second)
 	mostStep   = int64(time.Second) // that counts between two samples
 )
@@ -162,12 +166,13 @@ type Autorate struct {
 	at      int64         // of the last sample, 0 = none
 	ceiling float64       // the rate at which the last queue formed, 0 = not known
 	foreign int64         // when the rate went down last for a queue that is not ours
-	loaded  int64         // when there was load last
+	loaded  int64         // when there was load last, or it began
+	busy    int64         // when there was load last, 0 = never
 	bad     int           // samples in a row with a queue
 	lossy   int           // samples in a row with loss
 	longer  time.Duration // delay that is the way's and not a queue's
 	drain   drain
-	silent  int64 // when silence was acted on last
+	ticked  int64 // when Tick changed the rate last
 }
 
 // drain is a queue that is being got rid of.
@@ -199,7 +204,7 @@ func (a *Autorate) Report(now int64, s PathSample) RateDecision {
 	a.at = now
 	m := a.measure(s)
 	if m.load {
-		a.loaded = now
+		a.loaded, a.busy = now, now
 	}
 	reason := a.decide(now, float64(step)/1e9, &m)
 	return a.set(now, reason, &m)
@@ -278,9 +283,12 @@ func (a *Autorate) cut(rate float64) {
 }
 
 // bloat begins to drain a queue. One that we did not fill, because we send little,
-// says nothing of the bottleneck's rate.
+// says nothing of the bottleneck's rate. But when a path becomes slower, what is on
+// its way waits there at once, and flows that send by their acknowledgements send
+// little to us from that moment: then it counts that there was load before.
 func (a *Autorate) bloat(now int64, m *measure) RateReason {
-	if !m.load {
+	ours := m.load || a.busy > 0 && now-a.busy < lately && m.achieved >= leastOurs*a.rate
+	if !ours {
 		if now-a.foreign >= refractory {
 			a.rate = max(a.rate*unsent, m.achieved)
 			a.foreign = now
@@ -336,17 +344,26 @@ func (a *Autorate) idle(step float64) RateReason {
 	return ternary(a.rate == base, RateHold, RateIdle)
 }
 
-// Tick is to be called every second or so. If there is something to send, and no
-// report has come for three seconds, the rate goes down by half in every further
-// second: whatever the path is now, it is not what it was.
+// Tick is to be called every second or so, reports or not. If there is something
+// to send, and no report has come for three seconds, the rate goes down by half in
+// every further second: whatever the path is now, it is not what it was. If there
+// is nothing to send, of which a peer reports nothing, it goes towards Base.
 func (a *Autorate) Tick(now int64, busy bool) RateDecision {
-	since := max(a.at, a.silent)
-	if !busy || a.at == 0 || now-a.at < silence || now-since < int64(time.Second) {
+	since := max(a.at, a.ticked)
+	if a.at == 0 || now-since < int64(time.Second) {
 		return a.last
 	}
-	a.silent = now
-	a.rate /= 2
-	return a.set(now, RateSilent, &measure{delay: -1})
+	switch step := min(now-since, mostStep); {
+	case busy && now-a.at >= silence:
+		a.ticked = now
+		a.rate /= 2
+		return a.set(now, RateSilent, &measure{delay: -1})
+	case !busy && now-a.loaded >= idleAfter:
+		a.ticked = now
+		a.drain = drain{}
+		return a.set(now, a.idle(float64(step)/1e9), &measure{delay: -1})
+	}
+	return a.last
 }
 
 // set keeps the rate within its bounds and notes the decision.

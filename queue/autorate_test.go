@@ -241,6 +241,26 @@ func TestAutorateWithALittleLoadAndAForeignQueue(t *testing.T) {
 	}
 }
 
+// When the path becomes slower, what TCP has on its way waits there, and there is
+// nothing to send before acknowledgements come, as slowly as the path is: the rate
+// is the path's within three reports.
+func TestAutorateWhenAcknowledgementsCome(t *testing.T) {
+	a := NewAutorate(DefaultAutorate(2e6, 100e6))
+	now := int64(1e9)
+	report := func(mbit float64, delay time.Duration, busy bool) RateDecision {
+		now += 200 * ms
+		return a.Report(now, PathSample{Elapsed: 200 * time.Millisecond, Packets: uint64(mbit * 20), Bytes: uint64(mbit * 1e6 / 8 / 5), Delay: delay, Busy: busy})
+	}
+	for a.Rate() < 48e6 {
+		report(float64(a.Rate())/1e6, 0, true)
+	}
+	report(30, 90*time.Millisecond, false)
+	report(10, 100*time.Millisecond, false)
+	if d := report(10, 100*time.Millisecond, false); d.Rate < 8e6 || d.Rate > 9.5e6 || d.Reason != RateDrain {
+		t.Errorf("%v", d)
+	}
+}
+
 // Loss of what is far from filling the path is not the path's limit.
 func TestAutorateWithALittleLoadAndLoss(t *testing.T) {
 	a := NewAutorate(DefaultAutorate(2e6, 100e6))
@@ -314,6 +334,30 @@ func TestAutorateHeedsMarks(t *testing.T) {
 	}
 	if d := a.Last(); d.Reason != RateLoss || d.Rate >= base || d.Loss < 0.09 || d.Loss > 0.11 {
 		t.Errorf("%v", d)
+	}
+}
+
+// Of nothing, nothing is reported: the rate goes to Base all the same.
+func TestAutorateGoesToBaseWithoutReports(t *testing.T) {
+	a := NewAutorate(DefaultAutorate(2e6, 100e6))
+	now := int64(1e9)
+	for range 50 {
+		now += 200 * ms
+		a.Report(now, PathSample{Elapsed: 200 * time.Millisecond, Packets: 200, Bytes: 500000, Busy: true})
+	}
+	above := a.Rate()
+	if above < a.config.Base*2 {
+		t.Fatalf("under load the rate is %d", above)
+	}
+	for range 300 {
+		now += 200 * ms
+		d := a.Tick(now, false)
+		if d.At == now && d.Reason != RateIdle && d.Reason != RateHold {
+			t.Fatalf("%v", d)
+		}
+	}
+	if a.Rate() != a.config.Base {
+		t.Errorf("after a minute with nothing to send the rate is %d, it was %d", a.Rate(), above)
 	}
 }
 

@@ -13,6 +13,12 @@ type Config struct {
 	// Quantum is how many bytes a flow may send in its turn, 64 to 1 MiB;
 	// one full packet is a good choice.
 	Quantum int
+	// Burst is how many bytes more a flow may send in its turn, into debt, if it
+	// is bulk and no flow is new, 0 to 1 MiB: packets that leave together cost
+	// less. It then waits for its debt's worth of turns, as after a
+	// super-packet of that size, so that the shares stay the same. 0 is what
+	// the RFC has.
+	Burst int
 	// MTU is the length of a full packet, 64 to 65536 bytes: where no more than
 	// that waits, in all queues, there is no standing queue (RFC 8289 section
 	// 5.1).
@@ -59,6 +65,7 @@ func (c Config) Validate() error {
 	}{
 		{"flows", int64(c.Flows), 1, 1 << 16},
 		{"quantum", int64(c.Quantum), 64, 1 << 20},
+		{"burst", int64(c.Burst), 0, 1 << 20},
 		{"mtu", int64(c.MTU), 64, 1 << 16},
 		{"limit", int64(c.Limit), 1, 1 << 20},
 		{"memory limit", int64(c.MemoryLimit), int64(c.Quantum), 1 << 40},

@@ -4,8 +4,7 @@
 //
 // Start at [New] and [FQ]; codel.go is the control law alone. [Shaper] paces what
 // comes out of an FQ to the rate of a link, counting by [Overhead] what the link
-// adds; [Autorate] finds the rate of a path that has no constant one, and
-// [DequeuePart] cuts super-packets where they would hold up others. On the other
+// adds; [Autorate] finds the rate of a path that has no constant one. On the other
 // side, [Admission] keeps the wait in a socket short and fair.
 //
 // Time is an argument, nanoseconds of a monotonic clock, so that a test can let an
@@ -13,5 +12,6 @@
 //
 // Limits: a flow chooses among eight queues; where all of them are taken, it
 // shares one (RFC 8290 has one queue to choose from, and shares sooner). A
-// super-packet is marked or dropped as a whole.
+// super-packet is marked, dropped and sent as a whole: where it would hold up
+// others, cut it before.
 package queue

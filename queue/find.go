@@ -39,6 +39,6 @@ func (q *FQ[P]) find(hash uint64) int32 {
 // claim gives an idle queue to another flow, which begins without a past.
 func (q *FQ[P]) claim(at int32, tag uint32) int32 {
 	q.tags[at] = tag
-	q.flows[at].codel, q.flows[at].account = codel{}, account{}
+	q.flows[at].codel = codel{}
 	return at
 }

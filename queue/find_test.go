@@ -72,7 +72,7 @@ func TestFlowStaysInASharedQueue(t *testing.T) {
 }
 
 // A flow that gets the queue of another one does not inherit how fast that was
-// dropping, nor its account.
+// dropping.
 func TestFlowBeginsWithoutAPast(t *testing.T) {
 	q := New(Default(), func(*testPacket, DropReason) {})
 	flood := func(flow uint64) (drops uint64) {

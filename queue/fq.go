@@ -51,16 +51,16 @@ type FQ[P Packet] struct {
 	tags   []uint32 // of each flow, see find
 	ways   int32    // flows of a set
 	sets   uint64
-	newest list // flows that just began: they go first, once
+	last   *flow // that sent last, if its turn is not over
+	newest list  // flows that just began: they go first, once
 	oldest list
 
-	nodes   []node[P] // every packet that waits, linked by index
-	free    int32     // first unused node, -1 = none
-	count   int
-	active  int // flows in the round
-	bytes   int
-	stats   Stats
-	sojourn Histogram
+	nodes  []node[P] // every packet that waits, linked by index
+	free   int32     // first unused node, -1 = none
+	count  int
+	active int // flows in the round
+	bytes  int
+	stats  Stats
 }
 
 const none = int32(-1)
@@ -73,21 +73,17 @@ type node[P Packet] struct {
 	next   int32
 }
 
-// flow is one queue, and where it stands in the round. What every packet needs
-// comes first and fills a cache line.
+// flow is one queue, and where it stands in the round. It fills a cache line.
 type flow struct {
 	head, tail int32 // nodes
 	next       int32 // flow after it in its list
 	active     bool  // in one of the lists
 	bulk       bool  // it has used up a turn since it began
 	shared     bool  // since it began, flows that found no queue came to it
-	begun      bool  // a part of the packet at its head has left
 	deficit    int32 // bytes it may still send in this turn
 	packets    int32
 	bytes      int
 	codel      codel
-
-	account account
 }
 
 // list is a queue of flows.
@@ -117,9 +113,9 @@ func (q *FQ[P]) Bytes() int { return q.bytes }
 // Stats gives the counters.
 func (q *FQ[P]) Stats() Stats { return q.stats }
 
-// Sojourn gives how long the packets waited that were dequeued. The histogram
-// goes on counting: its copy does not.
-func (q *FQ[P]) Sojourn() *Histogram { return &q.sojourn }
+// Active is how many flows are in the round: by it a rate can be shared between
+// several FQs so that all flows get the same.
+func (q *FQ[P]) Active() int { return q.active }
 
 // Enqueue adds a packet to the flow that hash stands for; both halves of that
 // must be random. If a limit is passed, packets at the head of the fattest flow
@@ -129,7 +125,6 @@ func (q *FQ[P]) Enqueue(now int64, hash uint64, p P) {
 	f := &q.flows[at]
 	size := max(p.Len(), 1)
 	q.push(f, node[P]{packet: p, since: now, size: int32(size), next: none})
-	f.account.hash = hash
 	q.stats.Enqueued++
 	if !f.active {
 		f.active, f.bulk, f.deficit = true, false, int32(q.config.Quantum)
@@ -169,7 +164,6 @@ func (q *FQ[P]) pop(f *flow) (p P, size int) {
 	at := f.head
 	n := &q.nodes[at]
 	f.head = n.next
-	f.begun = false
 	f.packets--
 	p, size = n.packet, int(n.size)
 	f.bytes -= size
@@ -195,7 +189,6 @@ func (q *FQ[P]) shed() {
 	for range q.config.DropBatch {
 		p, _ := q.pop(fattest)
 		fattest.codel.count++
-		fattest.account.dropped++
 		q.stats.DroppedOverlimit++
 		q.drop(p, DropOverlimit)
 		if fattest.bytes <= half {
@@ -212,7 +205,8 @@ func (q *FQ[P]) Dequeue(now int64) (p P, ok bool) {
 	}
 	p, size := q.pop(f)
 	q.stats.Dequeued++
-	f.sent(now, size)
+	f.deficit -= int32(size)
+	q.last = f
 	return p, true
 }
 
@@ -229,9 +223,9 @@ func (q *FQ[P]) turn(now int64) *flow {
 			return nil
 		}
 		f := &q.flows[at]
-		if f.deficit <= 0 {
+		if f.deficit <= 0 && !q.bursting(f) {
 			f.deficit += int32(q.config.Quantum)
-			f.bulk = true
+			f.bulk, q.last = true, nil
 			from.pop(q.flows)
 			q.oldest.push(q.flows, at)
 			continue
@@ -239,8 +233,18 @@ func (q *FQ[P]) turn(now int64) *flow {
 		if q.judge(now, f) {
 			return f
 		}
+		if f.deficit <= 0 {
+			q.last = nil // its burst is over, its debt is not
+			continue
+		}
 		q.emptied(from, at)
 	}
+}
+
+// bursting tells whether a flow without deficit may go on nevertheless: it is the
+// one that sent last, and has not had its burst.
+func (q *FQ[P]) bursting(f *flow) bool {
+	return f == q.last && f.bulk && f.deficit > -int32(q.config.Burst) && q.newest.head == none
 }
 
 // emptied takes a flow out of the round. One that was new goes through the old
@@ -256,7 +260,7 @@ func (q *FQ[P]) emptied(from *list, at int32) {
 }
 
 // judge lets CoDel drop from the head of a flow, and reports whether a packet is
-// left there, which is marked perhaps. It judges each packet once.
+// left there, which is marked perhaps.
 //
 // That no more than a full packet waits is asked of all flows together, as Linux
 // does it, and not of this one (RFC 8289 section 5.1 knows one queue only). Else a
@@ -264,38 +268,23 @@ func (q *FQ[P]) emptied(from *list, at int32) {
 // because it waits for many others; together they are a standing queue.
 func (q *FQ[P]) judge(now int64, f *flow) bool {
 	for f.head != none {
-		if f.begun {
-			return true
-		}
 		n := &q.nodes[f.head]
 		sojourn := now - n.since
 		if f.codel.decide(q.law, now, sojourn, q.bytes-int(n.size), q.config.MTU) == signal {
 			if !q.config.ECN || !n.packet.MarkCE() {
 				p, _ := q.pop(f)
-				f.account.dropped++
 				q.stats.DroppedCoDel++
 				q.drop(p, DropCoDel)
 				continue
 			}
-			f.account.marked++
 			q.stats.Marked++
 		} else if q.threshold > 0 && sojourn > q.threshold && n.packet.MarkCE() {
-			f.account.marked++
 			q.stats.MarkedThreshold++
 		}
-		f.account.sojourn = sojourn
-		q.sojourn.Add(sojourn)
 		return true
 	}
 	f.codel.empty()
 	return false
-}
-
-// sent counts bytes that a flow has sent, in its turn.
-func (f *flow) sent(now int64, size int) {
-	f.deficit -= int32(size)
-	f.account.sent += uint64(size)
-	f.account.meter.add(now, size)
 }
 
 func (l *list) push(flows []flow, at int32) {

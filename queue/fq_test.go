@@ -17,22 +17,9 @@ type testPacket struct {
 	ect    bool
 	marked bool
 	sent   int64
-
-	segment int // a super-packet is made of, 0 = it is none
-	gone    int // bytes split off
 }
 
 func (p *testPacket) Len() int { return p.size }
-
-func (p *testPacket) Split(most int) (size int, left bool) {
-	segment := p.segment
-	if segment == 0 {
-		segment = p.size
-	}
-	size = min(max(most/segment, 1)*segment, p.size-p.gone)
-	p.gone += size
-	return size, p.gone < p.size
-}
 
 func (p *testPacket) MarkCE() bool {
 	p.marked = p.marked || p.ect
@@ -338,7 +325,7 @@ func TestDefaultIsValidAndWrongValuesAreNamed(t *testing.T) {
 		t.Error(err)
 	}
 	for name, change := range map[string]func(*Config){
-		"flows": func(c *Config) { c.Flows = 0 }, "mtu": func(c *Config) { c.MTU = 10 }, "quantum": func(c *Config) { c.Quantum = 10 }, "limit": func(c *Config) { c.Limit = 0 },
+		"flows": func(c *Config) { c.Flows = 0 }, "burst": func(c *Config) { c.Burst = -1 }, "mtu": func(c *Config) { c.MTU = 10 }, "quantum": func(c *Config) { c.Quantum = 10 }, "limit": func(c *Config) { c.Limit = 0 },
 		"memory limit": func(c *Config) { c.MemoryLimit = 100 }, "drop batch": func(c *Config) { c.DropBatch = 0 },
 		"interval": func(c *Config) { c.Interval = 0 }, "target": func(c *Config) { c.Target = c.Interval }, "ce threshold": func(c *Config) { c.CEThreshold = -1 },
 	} {
@@ -370,7 +357,6 @@ func TestModel(t *testing.T) {
 			ECN: rapid.Bool().Draw(t, "ecn"), DropBatch: rapid.IntRange(1, 64).Draw(t, "batch"),
 		}
 		in := make(map[*testPacket]bool)
-		out := make(map[*testPacket]int) // bytes that have left in parts
 		last := make(map[uint64]int)
 		bytes := 0
 		leave := func(p *testPacket) {
@@ -378,7 +364,7 @@ func TestModel(t *testing.T) {
 				t.Fatalf("packet %d of flow %d left twice", p.number, p.flow)
 			}
 			delete(in, p)
-			bytes -= p.size - out[p]
+			bytes -= p.size
 			if p.number <= last[p.flow] {
 				t.Fatalf("flow %d: packet %d after %d", p.flow, p.number, last[p.flow])
 			}
@@ -390,21 +376,10 @@ func TestModel(t *testing.T) {
 			now += rapid.Int64Range(0, 50*ms).Draw(t, "wait")
 			if rapid.IntRange(0, 2).Draw(t, "do") > 0 {
 				number++
-				p := &testPacket{flow: rapid.Uint64Range(0, 5).Draw(t, "flow"), number: number, size: rapid.IntRange(1, 3000).Draw(t, "size"), ect: rapid.Bool().Draw(t, "ect"), segment: rapid.IntRange(0, 900).Draw(t, "segment")}
+				p := &testPacket{flow: rapid.Uint64Range(0, 5).Draw(t, "flow"), number: number, size: rapid.IntRange(1, 3000).Draw(t, "size"), ect: rapid.Bool().Draw(t, "ect")}
 				in[p] = true
 				bytes += p.size
 				q.Enqueue(now, spread(p.flow), p)
-			} else if rapid.Bool().Draw(t, "part") {
-				part, ok := DequeuePart(q, now, rapid.IntRange(1, 2000).Draw(t, "most"))
-				if !ok != (len(in) == 0) {
-					t.Fatalf("a part came: %v, although %d packets waited", ok, len(in))
-				}
-				if part.Last {
-					leave(part.Packet)
-				} else if ok {
-					bytes -= part.Size
-					out[part.Packet] += part.Size
-				}
 			} else if p, ok := q.Dequeue(now); ok {
 				leave(p)
 			} else if len(in) > 0 {
@@ -524,6 +499,81 @@ func TestATurnIsAQuantum(t *testing.T) {
 		if turn += p.size; turn > 1514+1000 && q.Len() > 10 {
 			t.Fatalf("flow %d sent %d bytes in one turn", p.flow, turn)
 		}
+	}
+}
+
+// A burst is for bulk flows, and no longer than it may be; shares stay equal, and
+// a new flow breaks in.
+func TestABurstIsPaidBack(t *testing.T) {
+	c := Default()
+	c.Burst = 8000
+	q := New(c, func(*testPacket, DropReason) {})
+	for i := range 3000 {
+		q.Enqueue(1, spread(uint64(i%3)), &testPacket{flow: uint64(i % 3), size: 1000})
+	}
+	var order []uint64
+	sent := map[uint64]int{}
+	for range 900 {
+		p, _ := q.Dequeue(1)
+		order = append(order, p.flow)
+		sent[p.flow]++
+	}
+	if first := order[:6]; first[0] == first[2] || first[2] == first[4] {
+		t.Errorf("flows that are new burst: %v", first)
+	}
+	for flow, n := range sent {
+		if n < 290 || n > 310 {
+			t.Errorf("flow %d sent %d of 900 packets, want a third", flow, n)
+		}
+	}
+	longest, run := 0, 1
+	for i := 1; i < len(order); i++ {
+		if run++; order[i] != order[i-1] {
+			run = 1
+		}
+		longest = max(longest, run)
+	}
+	if longest < 8 || longest > 10 {
+		t.Errorf("the longest burst is of %d packets of 1000 bytes, want 8000 bytes past the turn", longest)
+	}
+	for range 5 {
+		q.Dequeue(1)
+	}
+	q.Enqueue(1, spread(77), &testPacket{flow: 77, size: 100})
+	if p, _ := q.Dequeue(1); p.flow != 77 {
+		t.Errorf("flow %d went on with its burst before a new flow", p.flow)
+	}
+}
+
+// A flow that empties in its burst is not new before its debt is paid, else it would
+// come back with the priority of a sparse one.
+func TestABurstIsPaidBackByAFlowThatEmpties(t *testing.T) {
+	c := Default()
+	c.Burst = 16000
+	q := New(c, func(*testPacket, DropReason) {})
+	add := func(flow uint64, n int) {
+		for range n {
+			q.Enqueue(1, spread(flow), &testPacket{flow: flow, size: 1000})
+		}
+	}
+	add(1, 10)
+	add(2, 1000)
+	left := 10
+	for left > 0 {
+		if p, _ := q.Dequeue(1); p.flow == 1 {
+			left--
+		}
+	}
+	for i := range 5 {
+		if p, _ := q.Dequeue(1); p.flow != 2 {
+			t.Fatalf("packet %d after the burst is of flow %d again", i, p.flow)
+		}
+		if i == 0 {
+			add(1, 1)
+		}
+	}
+	if began := q.Stats().NewFlows; began != 2 {
+		t.Errorf("%d flows were new, want 2", began)
 	}
 }
 

@@ -26,10 +26,20 @@ const (
 )
 
 // DefaultShaper gives a grain of 250 µs, 4000 wake-ups a second, and makes up
-// for wake-ups that are 3 ms late.
+// for wake-ups that are 3 ms late. On a slow line, which full packets wake up for
+// less often, the grain is 50 µs: else a packet would wait for longer than an
+// acknowledgement before it takes.
 func DefaultShaper(rate int64) ShaperConfig {
-	return ShaperConfig{Rate: rate, Grain: 250 * time.Microsecond, Slack: 3 * time.Millisecond}
+	c := ShaperConfig{Rate: rate, Grain: 250 * time.Microsecond, Slack: 3 * time.Millisecond}
+	if rate != 0 && rate <= slowLine {
+		c.Grain = 50 * time.Microsecond
+	}
+	return c
 }
+
+// slowLine is a rate, bit/s, at which there are fewer than 4000 full packets a
+// second.
+const slowLine = 40_000_000
 
 // Validate names the first field that is out of range, and the range.
 func (c ShaperConfig) Validate() error {
@@ -122,14 +132,3 @@ func (s *Shaper) Admit(now int64, cost int) {
 // Idle says that nothing waits. Time in which the link could have sent, but had
 // nothing to, is not made up for.
 func (s *Shaper) Idle() { s.idle = true }
-
-// SplitAbove gives the size in bytes from which on a super-packet is to be cut,
-// because it would keep the link of a rate, bit/s, from others for longer than
-// delay. Cake cuts below 1 Gbit/s, which is a delay of half a millisecond. With
-// no limit of the rate nothing is cut.
-func SplitAbove(rate int64, delay time.Duration) int {
-	if rate == 0 {
-		return math.MaxInt
-	}
-	return int(min(float64(rate)/8*delay.Seconds(), 1<<30))
-}

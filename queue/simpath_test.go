@@ -207,7 +207,7 @@ func (p *simPath) settled(from float64, limit time.Duration) time.Duration {
 			return time.Duration(i-999) * time.Millisecond
 		}
 	}
-	return Forever
+	return never
 }
 
 // reached is how long from a second on less than a share of the path is used, in
@@ -218,5 +218,8 @@ func (p *simPath) reached(from, share float64) time.Duration {
 			return time.Duration(i-int(from*1000)) * time.Millisecond
 		}
 	}
-	return Forever
+	return never
 }
+
+// never is longer than anything takes.
+const never = time.Duration(math.MaxInt64)

@@ -3,7 +3,6 @@ package tunnel
 import "encoding/binary"
 
 const (
-	protoTCP  = 6
 	flagSYN   = 0x02
 	tcpLeast  = 20
 	optionEnd = 0
@@ -43,12 +42,12 @@ func clampMSS(p []byte, most int, summed bool) {
 // extension headers are not looked behind: hosts send a SYN without.
 func tcpIn(p []byte) (ip int) {
 	switch {
-	case len(p) >= ipv4Header && p[0]>>4 == 4 && p[9] == protoTCP && binary.BigEndian.Uint16(p[6:])&0x1fff == 0:
+	case len(p) >= ipv4HeaderLen && p[0]>>4 == 4 && p[9] == protocolTCP && binary.BigEndian.Uint16(p[6:])&0x1fff == 0:
 		ip = int(p[0]&15) * 4
-	case len(p) >= ipv6Header && p[0]>>4 == 6 && p[6] == protoTCP:
-		ip = ipv6Header
+	case len(p) >= ipv6HeaderLen && p[0]>>4 == 6 && p[6] == protocolTCP:
+		ip = ipv6HeaderLen
 	}
-	if ip < ipv4Header || len(p) < ip+tcpLeast || p[ip+13]&flagSYN == 0 {
+	if ip < ipv4HeaderLen || len(p) < ip+tcpLeast || p[ip+13]&flagSYN == 0 {
 		return 0
 	}
 	return ip

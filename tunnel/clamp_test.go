@@ -11,9 +11,9 @@ func synPacket(v4 bool, options ...byte) []byte {
 	for len(options)%4 != 0 {
 		options = append(options, optionNop)
 	}
-	ip := ipv6Header
+	ip := ipv6HeaderLen
 	if v4 {
-		ip = ipv4Header
+		ip = ipv4HeaderLen
 	}
 	p := make([]byte, ip+tcpLeast+len(options))
 	t := p[ip:]
@@ -21,9 +21,9 @@ func synPacket(v4 bool, options ...byte) []byte {
 		p[i] = byte(rand.Uint32())
 	}
 	if v4 {
-		p[0], p[6], p[7], p[9] = 0x45, 0, 0, protoTCP
+		p[0], p[6], p[7], p[9] = 0x45, 0, 0, protocolTCP
 	} else {
-		p[0], p[6] = 6<<4, protoTCP
+		p[0], p[6] = 6<<4, protocolTCP
 	}
 	t[12], t[13] = byte(len(t)/4)<<4, flagSYN
 	copy(t[tcpLeast:], options)
@@ -34,10 +34,10 @@ func synPacket(v4 bool, options ...byte) []byte {
 
 func tcpSum(p []byte, ip int) uint16 {
 	addresses := p[8:40]
-	if ip == ipv4Header {
+	if ip == ipv4HeaderLen {
 		addresses = p[12:20]
 	}
-	return sum16(p[ip:], uint32(len(p)-ip)+protoTCP+uint32(sum16(addresses, 0)))
+	return sum16(p[ip:], uint32(len(p)-ip)+protocolTCP+uint32(sum16(addresses, 0)))
 }
 
 func TestClampMSS(t *testing.T) {

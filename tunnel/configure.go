@@ -286,6 +286,7 @@ func (p *peer) remove() {
 	defer p.mu.Unlock()
 	p.halt()
 	p.removed = true
+	p.forgetDownlink()
 	p.preshared.Clear()
 	if p.remote != nil {
 		p.remote.Clear()

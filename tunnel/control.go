@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+
+	"kiloport/queue"
 )
 
 // Control messages travel as the payload of a transport message. The first
@@ -51,6 +53,12 @@ type hello struct {
 	DSCP         uint8  // helloDSCP… bits
 	AEADs        uint16 // helloAEAD… bits
 	Path         uint16 // helloPath… bits
+
+	// ReceiveRate, bit/s, is what the sender of HELLO asks to be sent at most, 0
+	// for no limit; ReceiveOverhead is what its link adds to each packet. They
+	// travel if there is a limit.
+	ReceiveRate     int64
+	ReceiveOverhead queue.Overhead
 }
 
 const (
@@ -61,6 +69,7 @@ const (
 	helloFieldDSCP         = 5
 	helloFieldAEADs        = 6
 	helloFieldPath         = 7
+	helloFieldReceive      = 8
 )
 
 const (
@@ -74,6 +83,7 @@ const (
 	helloPathHeard         = 1 << 3 // the sender reads HEARD
 	helloPathReturn        = 1 << 4 // the sender receives lanes at the ports that it sends from, if asked by OPEN
 	helloPathPieces        = 1 << 5 // the sender puts PIECEs together
+	helloPathQuick         = 1 << 8 // the sender wants to have REPORT every 200 ms while it sends, for its rate
 	helloIntegerFieldLimit = 2      // widest field known so far, bytes
 )
 
@@ -106,7 +116,33 @@ func (h *hello) append(b []byte) []byte {
 			b = binary.BigEndian.AppendUint16(b, f.value)
 		}
 	}
+	if h.ReceiveRate != 0 {
+		b = h.appendReceive(b)
+	}
 	return b
+}
+
+// appendReceive adds the field of 13 bytes
+//
+//	rate(8, bit/s) overhead(2, signed) minimum-packet(2) cells(1)
+func (h *hello) appendReceive(b []byte) []byte {
+	b = append(b, helloFieldReceive, helloReceiveLen)
+	b = binary.BigEndian.AppendUint64(b, uint64(h.ReceiveRate))
+	b = binary.BigEndian.AppendUint16(b, uint16(int16(h.ReceiveOverhead.Bytes)))
+	b = binary.BigEndian.AppendUint16(b, uint16(h.ReceiveOverhead.MPU))
+	return append(b, uint8(h.ReceiveOverhead.Cells))
+}
+
+const helloReceiveLen = 8 + 2 + 2 + 1
+
+func (h *hello) setReceive(b []byte) {
+	h.ReceiveRate, h.ReceiveOverhead = int64(binary.BigEndian.Uint64(b)), queue.Overhead{}
+	if h.ReceiveRate == 0 {
+		return
+	}
+	h.ReceiveOverhead = queue.Overhead{
+		Bytes: int(int16(binary.BigEndian.Uint16(b[8:]))), MPU: int(binary.BigEndian.Uint16(b[10:])), Cells: queue.Cells(b[12]),
+	}
 }
 
 // parseHello reads the fields it knows. A field of another width than ours is
@@ -148,6 +184,8 @@ func (h *hello) set(id uint8, value []byte) {
 		h.AEADs = v
 	case id == helloFieldPath && len(value) == 2:
 		h.Path = v
+	case id == helloFieldReceive && len(value) == helloReceiveLen:
+		h.setReceive(value)
 	}
 }
 

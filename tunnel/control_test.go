@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"kiloport/queue"
 )
 
 type controlVector struct {
@@ -21,6 +23,8 @@ type controlVector struct {
 var controlVectors = []controlVector{
 	{"hello", controlHello, &hello{Version: 1, SendLanes: 1024, ReceiveLanes: 16384, ECN: 1, DSCP: 1, AEADs: 1, Path: 1},
 		"f101" + "0019" + "010101" + "02020400" + "03024000" + "040101" + "050101" + "06020001" + "07020001"},
+	{"hello with a rate", controlHello, &hello{Version: 1, ReceiveRate: 20_000_000, ReceiveOverhead: queue.Overhead{Bytes: -4, MPU: 84, Cells: queue.PTM}},
+		"f101" + "0028" + "010101" + "02020000" + "03020000" + "040100" + "050100" + "06020000" + "07020000" + "080d" + "0000000001312d00" + "fffc" + "0054" + "02"},
 	{"hello ack", controlHelloAck, &hello{Version: 2},
 		"f102" + "0019" + "010102" + "02020000" + "03020000" + "040100" + "050100" + "06020000" + "07020000"},
 	{"probe", controlProbe, &probe{ID: 0x0102030405060708, Sent: 0x1112131415161718},
@@ -32,6 +36,12 @@ var controlVectors = []controlVector{
 	{"probe echo over ipv4", controlProbeEcho, &probeEcho{Source: netip.MustParseAddrPort("192.0.2.1:1")},
 		"f104" + "0030" + "0000000000000000" + "0000000000000000" + "0000" + "0000" + "00" + "00" + "0000000000000000" +
 			"00000000000000000000ffffc0000201" + "0001"},
+	{"heard", controlHeard, &heardList{Number: 7, Largest: 1452, Lanes: []byte{0x80, 0x41}},
+		"f106" + "0008" + "00000007" + "05ac" + "8041"},
+	{"open", controlOpen, &openList{Lanes: []uint16{1, 1024}, Ports: []uint16{0, 40000}},
+		"f107" + "0008" + "00010000" + "04009c40"},
+	{"opened", controlOpened, &openList{Lanes: []uint16{3}, Ports: []uint16{51820}},
+		"f108" + "0004" + "0003ca6c"},
 }
 
 func TestControlVectors(t *testing.T) {
@@ -77,6 +87,14 @@ func parseAny(t *testing.T, kind controlType, body []byte) any {
 		var r report
 		r, err = parseReport(body)
 		got = &r
+	case controlHeard:
+		var l heardList
+		l, err = parseHeard(body)
+		got = &l
+	case controlOpen, controlOpened:
+		var l openList
+		l, err = parseOpen(body)
+		got = &l
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -110,6 +128,16 @@ func TestControlRefusesTheMalformed(t *testing.T) {
 	for _, body := range [][]byte{{}, {helloFieldVersion}, {helloFieldVersion, 1}, {helloFieldVersion, 1, 0}, {9, 200, 1}} {
 		if h, err := parseHello(body); err == nil {
 			t.Errorf("parseHello(%x) = %+v", body, h)
+		}
+	}
+	for _, body := range [][]byte{{}, {1, 2, 3, 4, 5}, make([]byte, heardHeader+heardMaxBytes+1)} {
+		if l, err := parseHeard(body); err == nil {
+			t.Errorf("parseHeard of %d bytes = %+v", len(body), l)
+		}
+	}
+	for _, body := range [][]byte{{1}, {1, 2, 3, 4, 5}, make([]byte, (openMost+1)*openEntry)} {
+		if l, err := parseOpen(body); err == nil {
+			t.Errorf("parseOpen of %d bytes = %+v", len(body), l)
 		}
 	}
 	for n := range probeEchoLen {
@@ -169,6 +197,14 @@ func rewrite(t *testing.T, kind controlType, body []byte) {
 			if again, err := parseReport(r.append(nil)); err != nil || !cmp.Equal(again, r) {
 				t.Fatalf("%+v became %+v, %v", r, again, err)
 			}
+		}
+	case controlHeard:
+		if l, err := parseHeard(body); err == nil && !bytes.Equal(l.append(nil), body) {
+			t.Fatalf("%+v written differs from %x", l, body)
+		}
+	case controlOpen, controlOpened:
+		if l, err := parseOpen(body); err == nil && !bytes.Equal(l.append(nil), body) {
+			t.Fatalf("%+v written differs from %x", l, body)
 		}
 	}
 }

@@ -63,6 +63,8 @@ type Device struct {
 	drops       drops
 	staged      atomic.Int64 // packets that wait for sessions, of all peers
 	cookiesSent atomic.Uint64
+	uplink      uplink
+	downlinks   atomic.Int64 // peers that have asked for a rate
 
 	handshakes *handshaker
 	workers    int    // of each kind: one for each queue of the TUN device
@@ -94,14 +96,19 @@ type Device struct {
 	finished sync.WaitGroup
 }
 
-// queueMemory is how many bytes may wait in all workers' queues together, if
-// there are few workers: 40 ms at 3 Gbit/s, more than CoDel lets stand.
+// What one worker's queue may hold however many workers there are, unless the
+// limit for all is below that.
 const (
-	queueMemory    = 16 << 20
-	minQueueMemory = 2 << 20 // of one worker
-
+	minQueueMemory  = 2 << 20 // bytes
 	minQueuePackets = 1024
 )
+
+// ofOneWorker are FQ-CoDel's parameters for one worker.
+func ofOneWorker(c queue.Config, workers int) queue.Config {
+	c.MemoryLimit = max(c.MemoryLimit/workers, min(c.MemoryLimit, minQueueMemory), c.Quantum)
+	c.Limit = max(c.Limit/workers, min(c.Limit, minQueuePackets))
+	return c
+}
 
 // New makes a device, which does nothing before [Device.Run]. It takes over the
 // TUN device unless it returns an error.
@@ -112,14 +119,13 @@ func New(c Config) (*Device, error) {
 	d := &Device{
 		tun: c.TUN, options: c.Options, log: c.Log, constants: c.Constants,
 		clock: c.Clock, rand: c.Rand, openSocket: c.OpenSocket,
-		queueConfig: queue.Default(),
-		routes:      newRoutes(),
-		indexes:     newIndexTable(),
-		peers:       make(map[noise.PublicKey]*peer),
-		linked:      make(chan error, 1),
-		done:        make(chan struct{}),
-		receiving:   make(chan struct{}),
-		workers:     len(c.TUN.Queues()),
+		routes:    newRoutes(),
+		indexes:   newIndexTable(),
+		peers:     make(map[noise.PublicKey]*peer),
+		linked:    make(chan error, 1),
+		done:      make(chan struct{}),
+		receiving: make(chan struct{}),
+		workers:   len(c.TUN.Queues()),
 	}
 	close(d.receiving)
 	d.defaults()
@@ -130,8 +136,11 @@ func New(c Config) (*Device, error) {
 	d.shared = portpool.NewShared(portpool.SharedConfig{Log: d.log, GSO: d.options.GSO, GRO: d.options.GRO})
 	d.offers = d.flagsOffered()
 	d.handshakes = newHandshaker(d)
-	d.queueConfig.MemoryLimit = max(queueMemory/d.workers, minQueueMemory)
-	d.queueConfig.Limit = max(d.queueConfig.Limit/d.workers, minQueuePackets)
+	d.queueConfig = ofOneWorker(d.options.Queue, d.workers)
+	if !d.options.shapes() {
+		d.queueConfig.Burst = bulkBurst
+	}
+	d.uplink.init(d)
 	for worker := range d.workers {
 		d.transmit = append(d.transmit, newTransmitter(d, worker))
 		d.receive = append(d.receive, newReceiver(d, worker))
@@ -291,6 +300,7 @@ func (d *Device) openSockets() error {
 		return err
 	}
 	d.serve(&sockets{listen: receivers[0], receivers: receivers, pool: pool})
+	d.uplink.start()
 	if d.housekeep == nil {
 		d.housekeep = d.clock.AfterFunc(d.housekeepEvery(), d.keepHouse)
 	} else {
@@ -390,6 +400,7 @@ func (d *Device) closeSockets() {
 		old.pool.Close()
 		old.pool.Wait()
 		<-d.receiving
+		d.uplink.stop()
 	}
 }
 

@@ -11,7 +11,8 @@
 // on lanes inside it, spread.go finds out whether lanes get through. ecnpath.go
 // finds out whether marks do, by tests (classtest.go) and by what the peer reports
 // (reporter.go) of data in flight (ecnwatch.go); classes.go acts on it for each
-// packet.
+// packet. A rate is kept by the transmitter (shape.go): that of our own line, which
+// may be found by reports (uplink.go), and those that peers ask for (downlink.go).
 //
 // Who owns what: the transmitter and each receiver are one goroutine with their
 // own scratch memory; the handshaker is one goroutine that does all public-key

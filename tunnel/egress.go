@@ -33,7 +33,8 @@ type outgoing struct {
 	to      *endpoint
 	socket  portpool.Socket
 	lane    uint16
-	class   uint8 // traffic class
+	counter uint16 // the lane that counts it, and is in its counter
+	class   uint8  // traffic class
 }
 
 // sealedRoom is how many bytes of sealed datagrams are collected before they are
@@ -102,7 +103,7 @@ func (e *egress) seal(o *outgoing, mtu int) {
 		return
 	}
 	n := uint64(e.segment.Len())
-	sequence, ok := s.reserve(o.lane, n)
+	sequence, ok := s.reserve(o.counter, n)
 	if !ok {
 		drops[dropExpired].Add(n)
 		return
@@ -115,7 +116,7 @@ func (e *egress) seal(o *outgoing, mtu int) {
 		plain := e.segment.Next()
 		size := noise.PaddedSize(len(plain), mtu)
 		out := e.room(o, size+noise.TransportOverhead)
-		counter := noise.JoinCounter(o.lane, sequence, flags)
+		counter := noise.JoinCounter(o.counter, sequence, flags)
 		if s.keypair.SealTo(out, e.segment.Pad(plain, size-len(plain)), counter) == nil {
 			e.unroom(len(out))
 			drops[dropExpired].Add(n)

@@ -445,6 +445,7 @@ func (p *peer) takeCookie(now int64, msg []byte) error {
 func (p *peer) sendHandshake(msg []byte, to *endpoint) {
 	if p.device.sendHandshake(msg, to) {
 		p.tx.bytes.Add(uint64(len(msg)))
+		p.device.uplink.past(p, len(msg))
 	}
 }
 
@@ -467,6 +468,12 @@ func (d *Device) sendHandshake(msg []byte, to *endpoint) bool {
 // them on a lane of s, on one of its ways, in an outer traffic class, at once. The
 // caller holds mu.
 func (p *peer) sendSealed(now int64, s *session, lane uint16, via spreadMode, buf []byte, n int, class uint8) {
+	p.sendSealedFrom(now, s, lane, lane, via, buf, n, class)
+}
+
+// sendSealedFrom is sendSealed where another lane counts than the one whose way is
+// taken.
+func (p *peer) sendSealedFrom(now int64, s *session, lane, counter uint16, via spreadMode, buf []byte, n int, class uint8) {
 	d := p.device
 	socks := d.sockets.Load()
 	if socks == nil {
@@ -476,7 +483,7 @@ func (p *peer) sendSealed(now int64, s *session, lane uint16, via spreadMode, bu
 	if !ok {
 		return
 	}
-	datagram, ok := s.seal(buf, n, lane)
+	datagram, ok := s.seal(buf, n, counter)
 	if !ok {
 		return
 	}
@@ -485,6 +492,7 @@ func (p *peer) sendSealed(now int64, s *session, lane uint16, via spreadMode, bu
 		p.drops.add(sendDrop(batch[0].Err))
 	} else {
 		p.tx.count(1, len(datagram), class)
+		d.uplink.past(p, len(datagram))
 	}
 	if to.local.IsValid() && !batch[0].Local.IsValid() {
 		p.forgetLocal(to)

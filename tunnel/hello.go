@@ -97,6 +97,12 @@ func (d *Device) ourHello() hello {
 	if d.options.DSCP.Inherits() {
 		h.DSCP = helloDSCPInherits
 	}
+	if d.uplink.adapts() {
+		h.Path |= helloPathQuick
+	}
+	if h.ReceiveRate = d.options.ReceiveBandwidth; h.ReceiveRate != 0 {
+		h.ReceiveOverhead = d.options.Overhead
+	}
 	return h
 }
 
@@ -124,6 +130,7 @@ func (p *peer) heardHello(now int64, s *session, t controlType, body []byte) {
 		s.sealFlags.Store(noise.CounterAES)
 	}
 	p.version = theirs.Version
+	p.ask(&theirs)
 	limit := min(p.device.ourHello().SendLanes, theirs.ReceiveLanes, maxLanes)
 	s.allowLanes(limit)
 	if s != p.current {

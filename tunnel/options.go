@@ -55,10 +55,19 @@ type Options struct {
 	// device: the Device has as many workers as that has queues.
 	Workers int
 	// Bandwidth is the rate, bit/s, at which packets leave, so that they wait
-	// in our queue and not in one without AQM on the way; 0 is no limit.
+	// in our queue and not in one without AQM on the way; 0 is no limit. With
+	// Autorate it is where that begins.
 	Bandwidth int64
-	// Overhead is what the link of that rate adds to each outer IP packet.
+	// ReceiveBandwidth is the rate, bit/s, that each peer is asked to send us at
+	// most, for the same reason; 0 asks for nothing. Stock peers are not asked.
+	ReceiveBandwidth int64
+	// Autorate are bounds within which the rate at which packets leave follows
+	// what the path takes, by what peers report; the zero value is a fixed rate.
+	Autorate RateRange
+	// Overhead is what the link of these rates adds to each outer IP packet.
 	Overhead queue.Overhead
+	// Queue is FQ-CoDel's parameters. The limits are for all workers together.
+	Queue queue.Config
 	// Pin binds the goroutines of each worker to one processor.
 	Pin bool
 	// Cipher says what seals the packets between two kiloports.
@@ -77,9 +86,10 @@ type Options struct {
 const defaultControlDSCP = 34
 
 // DefaultOptions gives 1024 ports of the kernel's choice, closed after 60 s
-// without use, the DSCP inherited, and ECN as peer and path are able.
+// without use, the DSCP inherited, ECN as peer and path are able, and FQ-CoDel as
+// RFC 8290 recommends it.
 func DefaultOptions() Options {
-	return Options{Ports: 1024, LaneIdle: time.Minute, Spread: SpreadAuto, ControlDSCP: defaultControlDSCP}
+	return Options{Ports: 1024, LaneIdle: time.Minute, Spread: SpreadAuto, ControlDSCP: defaultControlDSCP, Queue: queue.Default()}
 }
 
 const minLaneIdle = time.Second
@@ -105,19 +115,34 @@ func (o Options) Validate() error {
 	if o.ControlDSCP > ecn.MaxDSCP {
 		return fmt.Errorf("control dscp: %d is out of range, use 0 to %d", o.ControlDSCP, ecn.MaxDSCP)
 	}
-	if o.Bandwidth != 0 {
-		if err := queue.DefaultShaper(o.Bandwidth).Validate(); err != nil {
-			return fmt.Errorf("bandwidth: %w", err)
-		}
+	if err := o.validateRates(); err != nil {
+		return err
 	}
-	if err := o.Overhead.Validate(); err != nil {
-		return fmt.Errorf("overhead: %w", err)
+	if err := o.Queue.Validate(); err != nil {
+		return err
 	}
 	if o.Workers < 0 || o.Workers > MaxWorkers {
 		return fmt.Errorf("workers: %d is out of range, use 1 to %d, or 0 for one for each processor", o.Workers, MaxWorkers)
 	}
 	if n := o.PortRange.size(); n > 0 && n < o.Ports {
 		return fmt.Errorf("ports: %d do not fit into the port range %v, which has %d: make the range wider, or ports %d at most", o.Ports, o.PortRange, n, n)
+	}
+	return nil
+}
+
+func (o *Options) validateRates() error {
+	for _, rate := range []int64{o.Bandwidth, o.ReceiveBandwidth} {
+		if err := queue.DefaultShaper(rate).Validate(); err != nil {
+			return fmt.Errorf("bandwidth: %w", err)
+		}
+	}
+	if (o.Autorate != RateRange{}) {
+		if err := o.autorate().Validate(); err != nil {
+			return fmt.Errorf("autorate %v, bandwidth %s: %w", o.Autorate, formatRate(o.Bandwidth), err)
+		}
+	}
+	if err := o.Overhead.Validate(); err != nil {
+		return fmt.Errorf("overhead: %w", err)
 	}
 	return nil
 }

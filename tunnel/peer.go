@@ -24,26 +24,37 @@ type peer struct {
 	device *Device
 	key    noise.PublicKey
 
-	sending     atomic.Pointer[session] // what data is sealed with, nil = none
-	endpoint    atomic.Pointer[endpoint]
-	via         atomic.Uint32 // spreadMode: whether data may leave lane 0, and where lanes lead
-	providing   atomic.Bool   // lanes are kept open on which the peer sends
-	answering   atomic.Bool   // the peer's packets say which lanes their answers get
-	ways        wayTable
-	sources     wayTable      // with a source address of its own for each lane
+	sending   atomic.Pointer[session] // what data is sealed with, nil = none
+	endpoint  atomic.Pointer[endpoint]
+	normalECN atomic.Bool // what is sent may carry the inner ECN field outside
+
+	// Where lanes lead:
+	via       atomic.Uint32 // spreadMode: whether data may leave lane 0, and where lanes lead
+	providing atomic.Bool   // lanes are kept open on which the peer sends
+	answering atomic.Bool   // the peer's packets say which lanes their answers get
+	ways      wayTable      // of the peer's lanes
+	sources   wayTable      // of ours, with a source address of its own for each
+
+	// What the path carries:
 	largestIn   atomic.Uint32 // datagram since the last list, bytes
 	largestOut  atomic.Uint32 // likewise, since the peer's last list
 	innerMax    atomic.Int32  // how large an inner packet may be, 0 = as the TUN device lets it
 	takesPieces atomic.Bool
 	pieceID     atomic.Uint32
-	normalECN   atomic.Bool // what is sent may carry the inner ECN field outside
-	blind       atomic.Bool // the path from the peer marks everything, so marks mean nothing
-	dscps       atomic.Uint64
-	tx, rx      traffic
-	arrivals    arrivalTable
-	drops       drops
-	sojourn     atomic.Pointer[[]sharedHistogram] // of its packets in the queue, by transmitter; nil = none was sent
-	anomalies   [4][4]atomic.Uint64               // RFC 6040's odd pairs: inner, outer
+
+	// Of a peer whose kernel WireGuard has kiloport attached, see kernelpeer.go:
+	restores    atomic.Pointer[kernelPorts] // where its data comes from, nil = it is no such peer
+	restored    atomic.Uint32               // messages that came from there
+	kernelLanes atomic.Uint32               // lanes that data may take with lane 0's counter
+
+	blind     atomic.Bool // the path from the peer marks everything, so marks mean nothing
+	dscps     atomic.Uint64
+	tx, rx    traffic
+	arrivals  arrivalTable
+	drops     drops
+	downlink  downlink
+	sojourn   atomic.Pointer[[]sharedHistogram] // of its packets in the queue, by transmitter; nil = none was sent
+	anomalies [4][4]atomic.Uint64               // RFC 6040's odd pairs: inner, outer
 
 	sentBatch  []uint64 // by transmitter: number of its last batch with data
 	heardBatch []uint64 // by receiver, likewise
@@ -85,9 +96,13 @@ type peer struct {
 	lister    lister
 	provider  provider
 	abilities uint16 // helloPath… bits of the peer
+	lineAt    int64  // when to send the next probe of the line, 0 = not before data is sent
+	tripLow   int64  // the least round trip on lane 0 since the last report, above that of late
+	tripKnown bool   // there was one
 	switchAt  int64  // data moves to current at the latest, 0 = it has
 	heard     int64  // when something authenticated last arrived
 	version   uint8  // of the peer's control messages, 0 = stock
+	kernel    *kernelPeer
 	wake      Timer
 	wakeAt    int64 // what wake is set to, 0 = not set
 }
@@ -201,9 +216,13 @@ func (p *peer) dataSent(now int64) {
 	}
 	p.noteLanes(now)
 	p.spread.active(now)
+	if p.lineAt == 0 && p.reporting && p.device.uplink.adapts() {
+		p.lineAt = now
+	}
 	p.ecn.classUsed(now, p.dscps.Load())
 	p.ecn.active(now)
 	p.mtu.active(now)
+	p.flowedKernel(now)
 	p.arm(now)
 }
 
@@ -224,6 +243,7 @@ func (p *peer) received(now int64, s *session, data, inner bool) {
 	}
 	if inner {
 		p.innerArrived(now)
+		p.flowedKernel(now)
 	}
 	if s == p.current && p.device.constants.RekeyOnReceive(s.keypair, now) && p.timers.LastMinute() {
 		p.wantHandshake(now)

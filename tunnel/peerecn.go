@@ -30,6 +30,8 @@ func (p *peer) pathStock(reason string) {
 	p.ecn.stock(reason)
 	p.mtuStop()
 	p.setReporting(false)
+	p.reporter.quick = false
+	p.downlink.asked.Store(nil)
 	p.blind.Store(false)
 	p.applyECN()
 }
@@ -39,6 +41,7 @@ func (p *peer) pathAgreed(now int64, theirs *hello) {
 	p.mtuAgreed(now, theirs)
 	p.ecn.agree(now, theirs.ECN&helloECNDecapsulates != 0)
 	p.setReporting(theirs.Path&helloPathReports != 0)
+	p.reporter.quick = theirs.Path&helloPathQuick != 0
 	p.applyECN()
 }
 
@@ -65,6 +68,7 @@ func (p *peer) pathChanged(now int64) {
 		a.way, a.lowKnown = delay{}, false
 		return true
 	})
+	p.reporter.lowKnown, p.tripKnown = false, false
 	p.applyECN()
 }
 
@@ -117,6 +121,21 @@ func (p *peer) sendProbe(now int64, s *session, lane uint16, via spreadMode, id 
 	p.sendVia(now, s, lane, via, appendControl(nil, controlProbe, body), class)
 }
 
+// probeLine sends the probe that is due to find the rate of the line, and goes on
+// with that for as long as data is sent.
+func (p *peer) probeLine(now int64) {
+	if p.lineAt == 0 || now < p.lineAt {
+		return
+	}
+	p.lineAt = 0
+	s := p.sending.Load()
+	if now-p.spread.used > autorateIdle || !p.reporting || s == nil {
+		return
+	}
+	p.sendProbe(now, s, 0, spreadListen, p.random64(), ecn.TrafficClass(p.ecn.plain, ecn.NotECT))
+	p.lineAt = now + p.device.uplink.probeEvery()
+}
+
 // noteProbe takes how long a probe of the peer's took to us.
 func (p *peer) noteProbe(lane uint16, t *probe, m *portpool.Message) {
 	now := p.device.clock.Now()
@@ -129,6 +148,9 @@ func (p *peer) noteProbe(lane uint16, t *probe, m *portpool.Message) {
 	p.keptDelays().from.observe(a.way.above())
 	if !a.lowKnown || a.way.last < a.low {
 		a.low, a.lowKnown = a.way.last, true
+	}
+	if lane == 0 {
+		p.reporter.probed(a.way.last)
 	}
 }
 
@@ -143,6 +165,9 @@ func (p *peer) noteEcho(now int64, s *session, e *probeEcho) {
 	}
 	d := &p.reports.lane(e.Lane).delay
 	d.add(e.Sent, now, e.Arrived)
+	if above := d.trip.above(); e.Lane == 0 && (!p.tripKnown || above < p.tripLow) {
+		p.tripLow, p.tripKnown = above, true
+	}
 	if above, known := d.above(); known {
 		p.keptDelays().to.observe(above)
 	}

@@ -352,6 +352,9 @@ func (m *pathMTU) conclude(now int64) {
 		m.size, m.backoff = m.low, 0
 		m.settle(now, mtuFound, now+mtuRaise)
 	default:
+		if m.size >= m.high { // what is known to arrive is better than what is known not to
+			m.size = m.low
+		}
 		m.search(now)
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"kiloport/flowhash"
 	"kiloport/portpool"
+	"kiloport/tunnel/attach/accord"
 	"kiloport/tunnel/noise"
 	"kiloport/tunnel/tun"
 )
@@ -186,6 +187,8 @@ func (r *receiver) authenticated(m *portpool.Message, s *session, lane uint16, d
 			t.inner = true
 			r.deliver(m, p, lane, whole, len(whole)-headerSize, false)
 		}
+	case accord.IsHello(payload):
+		p.heardKernel(r.now, payload)
 	default:
 		t.inner = true
 		r.deliver(m, p, lane, datagram, len(payload), vouched)
@@ -257,12 +260,12 @@ func (r *receiver) touch(p *peer) *touchedPeer {
 // roam moves the peer's endpoint to where an authenticated lane 0 message came
 // from.
 func (p *peer) roam(now int64, m *portpool.Message) {
-	old := p.endpoint.Load()
-	if old != nil && old.addr == m.Addr && old.local == m.Local {
+	old, from := p.endpoint.Load(), p.canonical(m.Addr)
+	if old != nil && old.addr == from && old.local == m.Local {
 		return
 	}
-	p.endpoint.Store(&endpoint{addr: m.Addr, local: m.Local})
-	if old == nil || old.addr != m.Addr {
+	p.endpoint.Store(&endpoint{addr: from, local: m.Local})
+	if old == nil || old.addr != from {
 		p.roamed(now)
 	}
 }

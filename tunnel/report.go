@@ -11,8 +11,8 @@ import (
 //	report = header-length(1) lane-length(1) header… lane…
 //
 // Lengths count themselves not. A reader takes the fields that it knows and skips
-// the rest of a header or lane that is longer; shorter ones are refused. Counts go
-// on over all keypairs and begin anew, at 0 and with another epoch, when the
+// the rest of a header or lane that is longer; shorter ones are refused, but for a
+// header without Totals, which an earlier version sends. Counts go on over all keypairs and begin anew, at 0 and with another epoch, when the
 // sender has forgotten the peer. Integers are big endian.
 type report struct {
 	Epoch   uint32     // drawn when the counts began
@@ -20,7 +20,20 @@ type report struct {
 	Found   verdicts   // on the way from the sender of the report
 	Normal  uint8      // 1 if it sends in normal mode, else 0
 	Arrived markCounts // messages on all lanes, by codepoint
+	Totals  reportTotals
 	Lanes   []reportLane
+}
+
+// reportTotals is what has arrived on all lanes together. The zero value is not
+// known.
+type reportTotals struct {
+	Time     uint32 // when the report was made, microseconds of the sender's clock modulo 2^32
+	Bytes    uint64 // of the UDP payload
+	Expected uint64 // packets, by the sequence numbers
+	// Low is the least delay of the probes that arrived on lane 0 since the last
+	// report, microseconds above the least of late. That lane is there from the
+	// start: a lane that began while there was a queue takes that for its own.
+	Low uint32
 }
 
 // reportLane is what has arrived on one lane.
@@ -39,7 +52,8 @@ type reportLane struct {
 }
 
 const (
-	reportHeaderLen = 4 + 4 + 4 + 1 + 4*8
+	reportHeaderMin = 4 + 4 + 4 + 1 + 4*8
+	reportHeaderLen = reportHeaderMin + 4 + 8 + 8 + 4
 	reportLaneLen   = 2 + 3*8 + 6*4 + 1
 	reportMaxLanes  = (maxControlPayload - 1 - controlHeaderLen - 2 - reportHeaderLen) / reportLaneLen
 
@@ -58,6 +72,10 @@ func (r *report) append(b []byte) []byte {
 	for _, n := range r.Arrived {
 		b = binary.BigEndian.AppendUint64(b, n)
 	}
+	b = binary.BigEndian.AppendUint32(b, r.Totals.Time)
+	b = binary.BigEndian.AppendUint64(b, r.Totals.Bytes)
+	b = binary.BigEndian.AppendUint64(b, r.Totals.Expected)
+	b = binary.BigEndian.AppendUint32(b, r.Totals.Low)
 	for i := range r.Lanes {
 		b = r.Lanes[i].append(b)
 	}
@@ -78,7 +96,7 @@ func (l *reportLane) append(b []byte) []byte {
 // parseReport reads a REPORT. It keeps nothing of b. More lanes than a payload of
 // ours can hold are a mistake.
 func parseReport(b []byte) (r report, err error) {
-	if len(b) < 2 || int(b[0]) < reportHeaderLen || int(b[1]) < reportLaneLen || len(b) < 2+int(b[0]) {
+	if len(b) < 2 || int(b[0]) < reportHeaderMin || int(b[1]) < reportLaneLen || len(b) < 2+int(b[0]) {
 		return report{}, errControl
 	}
 	header, lane := int(b[0]), int(b[1])
@@ -96,10 +114,20 @@ func parseReport(b []byte) (r report, err error) {
 	for i := range r.Arrived {
 		r.Arrived[i] = binary.BigEndian.Uint64(b[13+8*i:])
 	}
+	if header >= reportHeaderLen {
+		r.Totals = parseReportTotals(b[reportHeaderMin:])
+	}
 	for ; len(lanes) > 0; lanes = lanes[lane:] {
 		r.Lanes = append(r.Lanes, parseReportLane(lanes))
 	}
 	return r, nil
+}
+
+func parseReportTotals(b []byte) reportTotals {
+	return reportTotals{
+		Time: binary.BigEndian.Uint32(b), Bytes: binary.BigEndian.Uint64(b[4:]),
+		Expected: binary.BigEndian.Uint64(b[12:]), Low: binary.BigEndian.Uint32(b[20:]),
+	}
 }
 
 func parseReportLane(b []byte) (l reportLane) {

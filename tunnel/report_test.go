@@ -10,6 +10,7 @@ import (
 
 var fullReport = report{
 	Epoch: 0x01020304, Number: 0x05060708, Found: verdicts{1, 2, 3, 4}, Normal: 1, Arrived: markCounts{1, 2, 3, 4},
+	Totals: reportTotals{Time: 0x0a0b0c0d, Bytes: 5, Expected: 6, Low: 7},
 	Lanes: []reportLane{
 		{Lane: 0x0102, Packets: 3, Bytes: 4, Expected: 5, ECT1: 6, ECT0: 7, CE: 8, Delay: 9, Low: 10, Base: 11, Hop: 12},
 		{Lane: 0x4000, Packets: math.MaxUint64, Delay: delayUnknown, Low: delayUnknown, Base: delayUnknown},
@@ -18,15 +19,17 @@ var fullReport = report{
 
 func init() {
 	controlVectors = append(controlVectors, []controlVector{
-		{"report", controlReport, &fullReport, "f105" + "0095" + "2d" + "33" + "01020304" + "05060708" + "01020304" + "01" +
+		{"report", controlReport, &fullReport, "f105" + "00ad" + "45" + "33" + "01020304" + "05060708" + "01020304" + "01" +
 			"0000000000000001" + "0000000000000002" + "0000000000000003" + "0000000000000004" +
+			"0a0b0c0d" + "0000000000000005" + "0000000000000006" + "00000007" +
 			"0102" + "0000000000000003" + "0000000000000004" + "0000000000000005" + "00000006" + "00000007" + "00000008" +
 			"00000009" + "0000000a" + "0000000b" + "0c" +
 			"4000" + "ffffffffffffffff" + "0000000000000000" + "0000000000000000" + "00000000" + "00000000" + "00000000" +
 			"ffffffff" + "ffffffff" + "ffffffff" + "00"},
 		{"report of nothing", controlReport, &report{Epoch: 1},
-			"f105" + "002f" + "2d" + "33" + "00000001" + "00000000" + "00000000" + "00" +
-				"0000000000000000" + "0000000000000000" + "0000000000000000" + "0000000000000000"},
+			"f105" + "0047" + "45" + "33" + "00000001" + "00000000" + "00000000" + "00" +
+				"0000000000000000" + "0000000000000000" + "0000000000000000" + "0000000000000000" +
+				"00000000" + "0000000000000000" + "0000000000000000" + "00000000"},
 	}...)
 }
 
@@ -47,6 +50,18 @@ func TestReportSkipsTheUnknown(t *testing.T) {
 	}
 }
 
+// An earlier version's report has no totals.
+func TestReportWithoutTotals(t *testing.T) {
+	whole := fullReport.append(nil)
+	b := []byte{reportHeaderMin, reportLaneLen}
+	b = append(b, whole[2:2+reportHeaderMin]...)
+	b = append(b, whole[2+reportHeaderLen:]...)
+	got, err := parseReport(b)
+	if err != nil || got.Totals != (reportTotals{}) || got.Arrived != fullReport.Arrived || !slices.Equal(got.Lanes, fullReport.Lanes) {
+		t.Errorf("read %+v, %v", got, err)
+	}
+}
+
 func TestReportRefusesTheMalformed(t *testing.T) {
 	whole := fullReport.append(nil)
 	for n := range whole {
@@ -55,7 +70,7 @@ func TestReportRefusesTheMalformed(t *testing.T) {
 			t.Errorf("the first %d bytes were read as %+v", n, r)
 		}
 	}
-	for i, short := range [][2]byte{{reportHeaderLen - 1, reportLaneLen}, {reportHeaderLen, reportLaneLen - 1}, {0, 0}} {
+	for i, short := range [][2]byte{{reportHeaderMin - 1, reportLaneLen}, {reportHeaderLen, reportLaneLen - 1}, {0, 0}} {
 		b := slices.Clone(whole)
 		b[0], b[1] = short[0], short[1]
 		if _, err := parseReport(b); err == nil {

@@ -13,8 +13,8 @@ const (
 	reportPayloads = 4                             // at a time; the other lanes come next
 )
 
-// reporter says when a REPORT is due: about a second after data arrived, and
-// shortly after something new was found of the path, which it says twice, as one
+// reporter says when a REPORT is due: about a second after data arrived, or sooner
+// if the peer wants to find its rate by it, and shortly after something new was found of the path, which it says twice, as one
 // may be lost. Of what arrives without data nothing is reported, or two ends would
 // report each other's reports for ever.
 type reporter struct {
@@ -24,12 +24,42 @@ type reporter struct {
 	at     int64  // when the next is due, 0 = not before something happens
 	again  bool   // one more after that
 	cursor uint16 // lane to go on with
+	quick  bool   // the peer wants them often
+	lanes  int64  // when the last was sent that told of lanes
+
+	low      int64 // the least of the peer's probes on lane 0 since the last report
+	lowKnown bool  // there was one
+}
+
+// every is how often there is a report, at most.
+func (r *reporter) every() int64 {
+	if r.quick {
+		return quickReport
+	}
+	return reportEvery
+}
+
+// lanesDue reports whether it is time to tell of lanes, of which there may be many:
+// that is not done more often than once a second.
+func (r *reporter) lanesDue(now int64) bool {
+	if r.quick && now-r.lanes < reportEvery {
+		return false
+	}
+	r.lanes = now
+	return true
+}
+
+// probed is told of a probe on lane 0, and how long that took.
+func (r *reporter) probed(took int64) {
+	if !r.lowKnown || took < r.low {
+		r.low, r.lowKnown = took, true
+	}
 }
 
 // arrived is told that data has arrived.
 func (r *reporter) arrived(now int64) {
 	if r.at == 0 {
-		r.at = max(now+reportFirst, r.last+reportEvery)
+		r.at = max(now+reportFirst, r.last+r.every())
 	}
 }
 
@@ -56,7 +86,15 @@ type reports struct {
 	number uint32
 	found  verdicts // what the path does on the way from the peer
 	normal bool     // the peer sends in normal mode
+	totals arrivedTotals
 	lanes  []departures
+}
+
+// arrivedTotals is what a report says of all lanes together.
+type arrivedTotals struct {
+	reportTotals
+	arrived markCounts
+	known   bool
 }
 
 // departures is what became of what we sent on one lane.
@@ -82,7 +120,7 @@ func (r *reports) take(now int64, t *report) (anew, ok bool) {
 		return false, false
 	}
 	if anew {
-		r.seen, r.epoch = true, t.Epoch
+		r.seen, r.epoch, r.totals.known = true, t.Epoch, false
 		for i := range r.lanes {
 			r.lanes[i].reportLane, r.lanes[i].at = reportLane{}, 0
 		}
@@ -101,12 +139,14 @@ func (p *peer) sendReports(now int64) {
 	if !p.reporting || s == nil || s.expired(now) || !p.reporter.due(now) {
 		return
 	}
-	base := p.fastestLane()
+	lanes, base, totals := p.reporter.lanesDue(now), p.fastestLane(), p.totals(now)
 	for range reportPayloads {
 		p.reporter.number++
 		r := report{
-			Epoch: p.reporter.epoch, Number: p.reporter.number, Found: p.ecn.found, Arrived: p.rx.marks(),
-			Lanes: p.changedLanes(base),
+			Epoch: p.reporter.epoch, Number: p.reporter.number, Found: p.ecn.found, Arrived: p.rx.marks(), Totals: totals,
+		}
+		if lanes {
+			r.Lanes = p.changedLanes(base)
 		}
 		if p.ecn.normal {
 			r.Normal = 1
@@ -116,6 +156,21 @@ func (p *peer) sendReports(now int64) {
 			return
 		}
 	}
+}
+
+// totals is what has arrived on all lanes.
+func (p *peer) totals(now int64) reportTotals {
+	t := reportTotals{Time: uint32(now / 1000), Low: delayUnknown}
+	p.arrivals.from(0, func(_ uint16, a *arrivals) bool {
+		t.Bytes += a.bytes.Load()
+		t.Expected += a.expected.Load()
+		return true
+	})
+	if p.reporter.lowKnown {
+		t.Low = reportDelay(p.reporter.low - p.arrivals.first.way.minimum())
+		p.reporter.lowKnown = false
+	}
+	return t
 }
 
 // changedLanes takes the next lanes on which something arrived since they were
@@ -190,4 +245,37 @@ func (p *peer) heardReport(now int64, s *session, body []byte) {
 		p.sayBlind(r.Found.blind())
 	}
 	p.ecnEvents(now, p.ecn.reported(now, anew, p.tx.marks(), r.Arrived))
+	if p.device.uplink.adapts() && r.Totals != (reportTotals{}) {
+		p.measureLine(now, &r)
+	}
+}
+
+// measureLine tells the uplink what has arrived at the peer since the last report.
+func (p *peer) measureLine(now int64, r *report) {
+	was := p.reports.totals
+	p.reports.totals = arrivedTotals{reportTotals: r.Totals, arrived: r.Arrived, known: true}
+	trip, known := p.tripLow, p.tripKnown
+	p.tripKnown = false
+	if !was.known {
+		return
+	}
+	s := pathSample{
+		elapsed: time.Duration(r.Totals.Time-was.Time) * time.Microsecond,
+		bytes:   r.Totals.Bytes - min(was.Bytes, r.Totals.Bytes),
+		delay:   -1, headers: p.outerHeaders(),
+	}
+	for cp := range r.Arrived {
+		s.packets += r.Arrived[cp] - min(was.arrived[cp], r.Arrived[cp])
+	}
+	s.lost = max(r.Totals.Expected-min(was.Expected, r.Totals.Expected), s.packets) - s.packets
+	if !p.ecn.found.blind() {
+		s.ce = r.Arrived[ecn.CE] - min(was.arrived[ecn.CE], r.Arrived[ecn.CE])
+	}
+	if r.Totals.Low != delayUnknown {
+		s.delay = time.Duration(r.Totals.Low) * time.Microsecond
+		if known { // it has one clock, and two ways
+			s.delay = min(s.delay, time.Duration(trip))
+		}
+	}
+	p.device.uplink.reported(now, p, s)
 }

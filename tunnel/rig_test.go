@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"kiloport/tunnel/noise"
 	"kiloport/tunnel/tun"
@@ -20,6 +21,7 @@ import (
 type memTUN struct {
 	mtu    int
 	in     chan []byte // the kernel's packets into the tunnel
+	first  chan []byte // the one of them that Await has seen
 	out    chan []byte // the tunnel's packets to the kernel
 	events chan tun.Event
 	once   sync.Once
@@ -27,7 +29,7 @@ type memTUN struct {
 }
 
 func newMemTUN(mtu int) *memTUN {
-	m := &memTUN{mtu: mtu, in: make(chan []byte, 1<<16), out: make(chan []byte, 1<<20), events: make(chan tun.Event, 8), closed: make(chan struct{})}
+	m := &memTUN{mtu: mtu, in: make(chan []byte, 1<<16), first: make(chan []byte, 1), out: make(chan []byte, 1<<20), events: make(chan tun.Event, 8), closed: make(chan struct{})}
 	m.events <- tun.Up
 	return m
 }
@@ -36,6 +38,9 @@ func (m *memTUN) Queues() []tun.Queue            { return []tun.Queue{m} }
 func (m *memTUN) Capabilities() tun.Capabilities { return tun.Capabilities{Queues: 1} }
 
 func (m *memTUN) Read(buf []byte) (tun.Header, int, error) {
+	if h, n, err := m.TryRead(buf); n > 0 {
+		return h, n, err
+	}
 	select {
 	case <-m.closed:
 		return tun.Header{}, 0, os.ErrClosed
@@ -44,7 +49,26 @@ func (m *memTUN) Read(buf []byte) (tun.Header, int, error) {
 	}
 }
 
+func (m *memTUN) Await(d time.Duration) error {
+	if len(m.first) > 0 {
+		return nil
+	}
+	select {
+	case <-m.closed:
+		return os.ErrClosed
+	case p := <-m.in:
+		m.first <- p
+	case <-time.After(d):
+	}
+	return nil
+}
+
 func (m *memTUN) TryRead(buf []byte) (tun.Header, int, error) {
+	select {
+	case p := <-m.first:
+		return tun.Header{}, copy(buf[tun.Headroom:], p), nil
+	default:
+	}
 	select {
 	case p := <-m.in:
 		return tun.Header{}, copy(buf[tun.Headroom:], p), nil

@@ -1,9 +1,18 @@
 package tunnel
 
 import (
+	"bytes"
+	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"kiloport/queue"
+	"kiloport/tunnel/noise"
+	"kiloport/tunnel/tun"
+	"kiloport/tunnel/tun/tuntest"
 )
 
 // A bulk flow and a sparse one share a link of 10 Mbit/s: the one gets the rate,
@@ -51,13 +60,170 @@ func TestBandwidth(t *testing.T) {
 }
 
 func TestBandwidthWords(t *testing.T) {
-	for _, text := range []string{"20mbit", "off", "1.5gbit"} {
-		rate, err := ParseBandwidth(text)
-		if err != nil || FormatBandwidth(rate) != text || rate == 0 != (text == "off") {
-			t.Errorf("%q is read as %d, %v", text, rate, err)
+	for text, want := range map[string][2]int64{
+		"20mbit": {20e6, 0}, "off": {0, 0}, "1.5gbit": {1.5e9, 0}, "5mbit/20mbit": {5e6, 20e6}, "off/20mbit": {0, 20e6}, "20mbit/off": {20e6, 0},
+		"20Mbit/s": {20e6, 0}, "5mbit/s/20mbit/s": {5e6, 20e6}, "5mbit / 20mbit": {5e6, 20e6},
+	} {
+		send, receive, err := ParseBandwidth(text)
+		if err != nil || send != want[0] || receive != want[1] {
+			t.Errorf("%q is read as %d/%d, %v", text, send, receive, err)
+		}
+		if s, r, err := ParseBandwidth(FormatBandwidth(send, receive)); err != nil || s != send || r != receive {
+			t.Errorf("%q is written as %s", text, FormatBandwidth(send, receive))
 		}
 	}
-	if rate, err := ParseBandwidth("20mbit/5mbit"); err == nil {
-		t.Errorf("taken for %d", rate)
+	for _, text := range []string{"", "/", "20mbit/", "/20mbit", "1mbit/2mbit/3mbit", "20", "20mbit/5000tbit", "fast", "on"} {
+		if send, receive, err := ParseBandwidth(text); err == nil {
+			t.Errorf("%q was taken for %d/%d", text, send, receive)
+		}
+	}
+}
+
+func TestAutorateWords(t *testing.T) {
+	for text, want := range map[string]RateRange{"off": {}, "5mbit-50mbit": {5e6, 50e6}, "5-50mbit": {5e6, 50e6}} {
+		r, err := ParseAutorate(text)
+		if err != nil || r != want {
+			t.Errorf("%q is read as %v, %v", text, r, err)
+		}
+		if again, err := ParseAutorate(r.String()); err != nil || again != r {
+			t.Errorf("%q is written as %v", text, r)
+		}
+	}
+	for _, text := range []string{"", "20mbit", "50mbit-5mbit", "on"} {
+		if r, err := ParseAutorate(text); err == nil {
+			t.Errorf("%q was taken for %v", text, r)
+		}
+	}
+}
+
+func TestRatesThatDoNotGoTogether(t *testing.T) {
+	for want, change := range map[string]func(*Options){
+		"base rate is 60000000":         func(o *Options) { o.Bandwidth, o.Autorate = 60e6, RateRange{5e6, 50e6} },
+		"bandwidth: queue: the rate":    func(o *Options) { o.ReceiveBandwidth = 7 },
+		"least rate is 1 bit/s":         func(o *Options) { o.Autorate = RateRange{1, 50e6} },
+		"target is 200ms, use more":     func(o *Options) { o.Queue.Target = 200 * time.Millisecond },
+		"memory limit is 100, use":      func(o *Options) { o.Queue.MemoryLimit = 100 },
+		"overhead: queue: the overhead": func(o *Options) { o.Overhead.Bytes = 1000 },
+	} {
+		o := DefaultOptions()
+		change(&o)
+		if err := o.Validate(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
+
+// superTo is a super-packet to another site of a TCP stream or of datagrams.
+func (s *site) superTo(other *site, udp bool, size int) (tun.Header, []byte) {
+	return tuntest.Inner{
+		From: netip.AddrPortFrom(s.inside, 1000), To: netip.AddrPortFrom(other.inside, 2000), UDP: udp, Class: 2,
+		Payload: slices.Repeat([]byte("some payload that is cut "), 400),
+	}.Super(size)
+}
+
+func (t *transmitter) offerSuper(h tun.Header, packet []byte) {
+	t.offer(packet[:1]) // makes the buffer
+	t.next.header, t.next.n = h, copy(t.next.buf[tun.Headroom:], packet)
+	t.next = t.enqueue(t.next)
+}
+
+// On a slow line, our own or the peer's, super-packets are queued as the packets
+// that they stand for; on a fast one as they are, and their cost is the same.
+func TestSuperPacketsAreCutForSlowLines(t *testing.T) {
+	for name, c := range map[string]struct {
+		own, peers int64
+		cut        bool
+	}{
+		"no line": {}, "our slow line": {own: 999e6, cut: true}, "our fast line": {own: 1e9},
+		"the peer's slow line": {peers: 20e6, cut: true}, "two fast lines": {own: 2e9, peers: 1e9}, "a fast and a slow line": {own: 2e9, peers: 20e6, cut: true},
+	} {
+		for _, udp := range []bool{false, true} {
+			a, b, _ := stillPair(t, func(c2 *Config) { c2.Options.Bandwidth = c.own })
+			x, p := a.device.transmit[0], a.peer(b)
+			p.ask(&hello{ReceiveRate: c.peers})
+			h, super := a.superTo(b.site, udp, 1300)
+			want, err := tuntest.Segment(h, super)
+			if err != nil {
+				t.Fatal(err)
+			}
+			whole := x.cost(queue.Overhead{Bytes: 38, MPU: 84}, &packet{buf: append(make([]byte, tun.Headroom), super...), n: len(super), header: h, peer: p})
+			sum := 0
+			for _, segment := range want {
+				sum += 38 + 40 + 8 + 32 + noise.PaddedSize(len(segment), a.device.mtu())
+			}
+			if whole != sum {
+				t.Errorf("%s, udp %v: a super-packet costs %d, its packets %d", name, udp, whole, sum)
+			}
+			x.offerSuper(h, super)
+			for i := range 200 {
+				a.forward(time.Duration(i) * time.Millisecond / 4)
+				x.moveLines()
+				if x.queue.Len() == len(want) || len(x.lines) == 0 {
+					break
+				}
+			}
+			if !c.cut {
+				if x.queue.Len() != 1 {
+					t.Errorf("%s, udp %v: %d packets", name, udp, x.queue.Len())
+				}
+				continue
+			}
+			for i := range want {
+				pkt, ok := x.queue.Dequeue(x.now)
+				if !ok || !bytes.Equal(pkt.payload(), want[i]) || pkt.header != (tun.Header{}) || pkt.peer != p {
+					t.Fatalf("%s, udp %v: packet %d of %d is another one, or is not there: %v", name, udp, i, len(want), ok)
+				}
+			}
+		}
+	}
+}
+
+func TestCuttingDoesNotAllocate(t *testing.T) {
+	a, b, _ := stillPair(t, func(c *Config) { c.Options.Bandwidth = 900e6 })
+	x := a.device.transmit[0]
+	h, super := a.superTo(b.site, false, 1300)
+	now := time.Duration(0)
+	use := func() {
+		x.offerSuper(h, super)
+		for x.queue.Len() > 0 {
+			now += time.Millisecond
+			a.forward(now)
+			a.clock.now.Add(int64(time.Millisecond))
+			x.send()
+		}
+		a.sent.n = 0
+	}
+	for range 20 {
+		use()
+	}
+	if n := testing.AllocsPerRun(50, use); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// What cannot be cut is dropped, and counted.
+func TestMalformedSuperPacketsAreDropped(t *testing.T) {
+	a, b, _ := stillPair(t, func(c *Config) { c.Options.Bandwidth = 20e6 })
+	x := a.device.transmit[0]
+	h, super := a.superTo(b.site, false, 1300)
+	h.ChecksumStart = 7
+	x.offerSuper(h, super)
+	if n := a.peer(b).drops[dropInvalid].Load(); n != 1 || x.queue.Len() != 0 {
+		t.Errorf("%d dropped, %d queued", n, x.queue.Len())
+	}
+}
+
+// The limits of FQ-CoDel are for all workers, of which each has enough.
+func TestLimitsOfOneWorker(t *testing.T) {
+	for _, c := range []struct{ workers, limit, memory, wantLimit, wantMemory int }{
+		{1, 10240, 32 << 20, 10240, 32 << 20}, {4, 10240, 32 << 20, 2560, 8 << 20}, {64, 10240, 32 << 20, 1024, 2 << 20},
+		{4, 100, 1 << 20, 100, 1 << 20},
+	} {
+		config := queue.Default()
+		config.Limit, config.MemoryLimit = c.limit, c.memory
+		got := ofOneWorker(config, c.workers)
+		if got.Limit != c.wantLimit || got.MemoryLimit != c.wantMemory || got.Validate() != nil {
+			t.Errorf("%+v: %d packets, %d bytes, %v", c, got.Limit, got.MemoryLimit, got.Validate())
+		}
 	}
 }

@@ -25,13 +25,17 @@ func (m spreadMode) String() string { return spreadModeNames[m] }
 // spreads says whether data leaves lane 0.
 func (m spreadMode) spreads() bool { return m >= spreadDirect }
 
+// pooled says whether lanes leave from ports of our pool.
+func (m spreadMode) pooled() bool { return m == spreadDirect || m == spreadPaired }
+
 // shuts says whether a lane has to be opened, by the peer or by both, before data
 // may go on it.
 func (m spreadMode) shuts() bool { return m == spreadReturn || m == spreadPaired }
 
 const (
 	probeLanes      = 3 // lanes tried before the first flow may use any
-	probeMaxPending = 512
+	probeMaxPending = 4096
+	probeAtOnce     = 64                     // on lanes that flows were just given
 	probeForget     = int64(3 * time.Second) // an answer that takes longer is none
 	probePerTick    = 4
 	probeBusyTick   = 16 // while lanes have to be found anew
@@ -240,18 +244,20 @@ func (s *spread) grace(brisk bool) int64 {
 	return max(least, suspectMost-2*s.last)
 }
 
-func (s *spread) emit(now int64, lane uint16, via spreadMode, owner spreadOwner, ev *spreadEvents) {
-	s.emitAs(now, lane, via, owner.laneDSCP(lane), owner, ev)
+// emit sends a probe. It reports false where too many wait for an answer already.
+func (s *spread) emit(now int64, lane uint16, via spreadMode, owner spreadOwner, ev *spreadEvents) bool {
+	return s.emitAs(now, lane, via, owner.laneDSCP(lane), owner, ev)
 }
 
-func (s *spread) emitAs(now int64, lane uint16, via spreadMode, dscp uint8, owner spreadOwner, ev *spreadEvents) {
+func (s *spread) emitAs(now int64, lane uint16, via spreadMode, dscp uint8, owner spreadOwner, ev *spreadEvents) bool {
 	if len(s.pending) >= probeMaxPending {
-		return
+		return false
 	}
 	p := pendingProbe{id: owner.random64(), lane: lane, via: via, dscp: dscp, sent: now}
 	s.pending = append(s.pending, p)
 	ev.probes = append(ev.probes, p)
 	s.check(lane).checked = now
+	return true
 }
 
 // expire takes probes that got no answer off the list.

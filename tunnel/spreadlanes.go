@@ -161,7 +161,7 @@ func (s *spread) watchLanes(now int64, owner spreadOwner, ev *spreadEvents) {
 }
 
 func (s *spread) probeUrgent(now int64, owner spreadOwner, ev *spreadEvents) {
-	n := min(len(s.urgent), probeMaxPending/8)
+	n := min(len(s.urgent), probeAtOnce)
 	for _, lane := range s.urgent[:n] {
 		s.check(lane).queued = false
 		s.emit(now, lane, s.mode, owner, ev)
@@ -203,11 +203,12 @@ func (s *spread) judgeSuspects(now int64, owner spreadOwner, ev *spreadEvents) {
 			died += min(int(lane), 1)
 			continue
 		case c.tries == 0 || c.tries < suspectProbes && now-c.checked >= spreadSoon:
-			c.tries++
 			c.dscp = owner.laneDSCP(lane)
-			s.emit(now, lane, s.mode, owner, ev)
-			c.witness = 0
-			probed++
+			if s.emit(now, lane, s.mode, owner, ev) {
+				c.tries++
+				c.witness = 0
+				probed++
+			}
 		}
 		if c.witness == 0 {
 			dscps |= 1 << c.dscp

@@ -222,7 +222,7 @@ func (p *peer) sourceOf(lane uint16, to *endpoint, via spreadMode) *endpoint {
 		return to
 	}
 	prefix := o.SourcePrefixes.of(to.addr.Addr())
-	if !prefix.IsValid() {
+	if !prefix.IsValid() || p.kernelLanes.Load() != 0 { // a kernel's WireGuard follows any address
 		return to
 	}
 	at := p.sources.place(lane)

@@ -31,7 +31,9 @@ func (p *peer) spreadStock(reason string) {
 	p.provider, p.lister = provider{}, lister{}
 	p.providing.Store(false)
 	p.applySpread()
-	p.forgetLanes()
+	if p.kernelLanes.Load() == 0 {
+		p.forgetLanes()
+	}
 }
 
 // agreed records that HELLO was exchanged.

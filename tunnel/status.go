@@ -31,10 +31,19 @@ type Status struct {
 	Totals      TotalStatus       `json:"totals"`
 	Drops       map[string]uint64 `json:"drops,omitempty"` // of no peer, by reason
 	Queue       QueueStatus       `json:"queue"`
-	Bandwidth   string            `json:"bandwidth"` // at which packets leave, or off
-	Offloads    OffloadStatus     `json:"offloads"`
-	SendErrors  map[string]uint64 `json:"send_errors,omitempty"` // by errno, of all sockets
-	Cookies     uint64            `json:"cookies_sent,omitempty"`
+	// Bandwidth is the rate at which packets leave now, or off;
+	// ReceiveBandwidth what peers are asked to send at most.
+	Bandwidth        string            `json:"bandwidth"`
+	BandwidthBitS    int64             `json:"bandwidth_bit_s,omitempty"` // 0: off
+	ReceiveBandwidth string            `json:"receive_bandwidth"`
+	Overhead         string            `json:"overhead"` // of both
+	Autorate         *AutorateStatus   `json:"autorate,omitempty"`
+	Offloads         OffloadStatus     `json:"offloads"`
+	SendErrors       map[string]uint64 `json:"send_errors,omitempty"` // by errno, of all sockets
+	Cookies          uint64            `json:"cookies_sent,omitempty"`
+	// Attached are the interfaces on which the eBPF programs for kernel WireGuard
+	// are, see package attach; there are none where the device is our own.
+	Attached []string `json:"attached,omitempty"`
 }
 
 // PoolStatus is the source ports that all peers share.
@@ -52,9 +61,23 @@ type QueueStatus struct {
 	Packets int    `json:"packets"`
 	Bytes   int    `json:"bytes"`
 	Marked  uint64 `json:"marked"` // CE set by our own CoDel
+	// Parameters are FQ-CoDel's, of all workers together.
+	Parameters FQCoDelStatus `json:"parameters"`
 	// Sojourn is how long what left the queue had waited in it. A super-packet
 	// counts once, and so it does at the peers.
 	Sojourn *HistogramStatus `json:"sojourn,omitempty"`
+}
+
+// FQCoDelStatus is FQ-CoDel's parameters, RFC 8290 section 5.2.
+type FQCoDelStatus struct {
+	TargetMs      float64 `json:"target_ms"`
+	IntervalMs    float64 `json:"interval_ms"`
+	Quantum       int     `json:"quantum_bytes"`
+	Flows         int     `json:"flows"`
+	Limit         int     `json:"limit_packets"`
+	MemoryLimit   int     `json:"memory_limit_bytes"`
+	ECN           bool    `json:"ecn"`
+	CEThresholdMs float64 `json:"ce_threshold_ms,omitempty"` // 0: none
 }
 
 // TotalStatus is what all peers together have counted since the device was made,
@@ -86,6 +109,7 @@ type PeerStatus struct {
 	PathMTU       int               `json:"path_mtu,omitempty"`             // outer packets to the peer may have, in bytes, headers included; 0 is not tested
 	PathMTUHow    string            `json:"path_mtu_how,omitempty"`         // how that is known
 	Lanes         LaneStatus        `json:"lanes"`
+	Asks          *AskStatus        `json:"asks,omitempty"` // what the peer wants to be sent at most
 	Sent          TrafficStatus     `json:"sent"`
 	Received      TrafficStatus     `json:"received"`
 	Drops         map[string]uint64 `json:"drops,omitempty"`         // by reason
@@ -98,6 +122,19 @@ type PeerStatus struct {
 	Sojourn   *HistogramStatus `json:"sojourn,omitempty"`
 	DelayTo   *HistogramStatus `json:"delay_to,omitempty"`
 	DelayFrom *HistogramStatus `json:"delay_from,omitempty"`
+	// Attached is what is only known of peers of kernel WireGuard.
+	Attached *AttachedStatus `json:"attached,omitempty"`
+}
+
+// AttachedStatus is what the eBPF programs for kernel WireGuard have done with the
+// messages of one peer.
+type AttachedStatus struct {
+	Spread     uint64 `json:"spread"`                // sent from another port than the canonical one
+	Restored   uint64 `json:"restored"`              // received from one, and put back
+	Returned   uint64 `json:"returned"`              // received at a port of ours, and put back
+	Strange    uint64 `json:"strange"`               // received from a port that was not agreed on
+	Unaccepted uint64 `json:"unaccepted"`            // bytes received that WireGuard did not take
+	PortsAsked int    `json:"ports_asked,omitempty"` // that the peer is asked to do with, because of those
 }
 
 // LaneStatus is the lanes of one peer above lane 0.
@@ -156,18 +193,19 @@ func (d *Device) Status() Status {
 	flows := d.flowDetails()
 	d.config.Lock()
 	defer d.config.Unlock()
-	o := d.options
+	o, rate := d.options, d.uplink.rate.Load()
 	s := Status{
 		Name: d.tun.Name(), ListenPort: d.listenPort, FwMark: d.fwMark, Up: d.up,
 		Spread: o.Spread.String(), ECN: o.ECN.String(), DSCP: o.DSCP.String(),
 		DSCPDecap: o.DSCPDecap.String(), ControlDSCP: ecn.NameDSCP(o.ControlDSCP),
-		Pool:       PoolStatus{Ports: o.Ports, Limit: o.Ports, Range: o.PortRange.String(), Idle: o.LaneIdle.String()},
-		Peers:      make([]PeerStatus, 0, len(d.order)),
-		Flows:      flows,
-		Totals:     d.totalsNow(),
-		Drops:      d.drops.byName(),
-		Queue:      d.queueStatus(),
-		Bandwidth:  FormatBandwidth(o.Bandwidth),
+		Pool:      PoolStatus{Ports: o.Ports, Limit: o.Ports, Range: o.PortRange.String(), Idle: o.LaneIdle.String()},
+		Peers:     make([]PeerStatus, 0, len(d.order)),
+		Flows:     flows,
+		Totals:    d.totalsNow(),
+		Drops:     d.drops.byName(),
+		Queue:     d.queueStatus(),
+		Bandwidth: formatRate(rate), BandwidthBitS: rate, ReceiveBandwidth: formatRate(o.ReceiveBandwidth), Overhead: o.Overhead.String(),
+		Autorate:   d.uplink.status(),
 		Offloads:   d.offloadStatus(),
 		SendErrors: sendErrors(d.shared),
 		Cookies:    d.cookiesSent.Load(),
@@ -192,6 +230,11 @@ func (d *Device) queueStatus() (all QueueStatus) {
 		all.Marked += s.Marked
 	}
 	all.Sojourn = d.sojournNow()
+	c := &d.options.Queue
+	all.Parameters = FQCoDelStatus{
+		TargetMs: *milliseconds(int64(c.Target)), IntervalMs: *milliseconds(int64(c.Interval)), Quantum: c.Quantum, Flows: c.Flows,
+		Limit: c.Limit, MemoryLimit: c.MemoryLimit, ECN: c.ECN, CEThresholdMs: *milliseconds(int64(c.CEThreshold)),
+	}
 	return all
 }
 
@@ -212,6 +255,7 @@ func (p *peer) status() PeerStatus {
 		Sent:     p.tx.status(),
 		Received: p.rx.status(),
 		Sojourn:  p.sojournNow(),
+		Asks:     p.downlink.status(),
 		Drops:    p.drops.byName(), Anomalies: p.anomalyCounts(),
 	}
 	if p.delays != nil {
@@ -234,6 +278,7 @@ func (p *peer) status() PeerStatus {
 	}
 	p.laneStatus(&s.Lanes)
 	p.pathStatus(&s)
+	p.kernelStatus(&s)
 	return s
 }
 

@@ -35,6 +35,10 @@ func (p *peer) due(now int64) int64 {
 		at = earliest(at, p.reporter.at)
 		at = earliest(at, p.lister.at)
 		at = earliest(at, p.provider.at)
+		at = earliest(at, p.lineAt)
+	}
+	if k := p.kernel; k != nil {
+		at = earliest(at, k.at)
 	}
 	return at
 }
@@ -70,8 +74,10 @@ func (p *peer) fire() {
 		p.sendReports(now)
 		p.sendHeard(now, s)
 		p.provide(now, s)
+		p.probeLine(now)
 		p.expireLanes(now)
 	}
+	p.stepKernel(now)
 	p.arm(now)
 }
 

@@ -7,11 +7,10 @@ import (
 )
 
 const (
-	ipv4Header, ipv6Header, outerUDP = 20, 40, 8
-	leastMTU6                        = 1280 // of a link that carries IPv6 (RFC 8200 section 5)
+	leastMTU6 = 1280 // of a link that carries IPv6 (RFC 8200 section 5)
 
 	icmpQuote4 = 548 // of the packet, so that the error is no longer than 576 (RFC 1812 section 4.3.2.3)
-	icmpQuote6 = leastMTU6 - ipv6Header - 8
+	icmpQuote6 = leastMTU6 - ipv6HeaderLen - 8
 	icmpHop    = 64
 
 	tellEvery = int64(1e6) // ICMP errors, ns; a burst of tellBurst at once (RFC 4443 section 2.4)
@@ -21,11 +20,11 @@ const (
 // outerHeaders is what the tunnel adds to an inner packet on the way to an endpoint,
 // without padding.
 func outerHeaders(to *endpoint) int {
-	const messages = outerUDP + headerSize + tagSize
+	const messages = udpHeaderLen + headerSize + tagSize
 	if to.addr.Addr().Is4() {
-		return ipv4Header + messages
+		return ipv4HeaderLen + messages
 	}
-	return ipv6Header + messages
+	return ipv6HeaderLen + messages
 }
 
 // narrow does with packets that are larger than the path to their peer carries what a
@@ -33,7 +32,6 @@ func outerHeaders(to *endpoint) int {
 type narrow struct {
 	buf  []byte // of the answer to the inner host
 	full int64  // when the bucket of answers is full again
-	cut  tun.Segmenter
 }
 
 // fits tells whether a packet may go on as it is. Otherwise it has been dealt with.
@@ -110,20 +108,20 @@ func answerable(p []byte) bool {
 		header := int(p[0]&15) * 4
 		return offset == 0 && p[12] < 224 && p[16] < 224 && (proto != 1 || len(p) > header && (p[header] == 8 || p[header] == 0))
 	}
-	return p[8] != 0xff && p[24] != 0xff && (p[6] != 58 || len(p) > ipv6Header && p[ipv6Header] >= 128)
+	return p[8] != 0xff && p[24] != 0xff && (p[6] != 58 || len(p) > ipv6HeaderLen && p[ipv6HeaderLen] >= 128)
 }
 
 // tooBig4 writes an ICMP "fragmentation needed" (RFC 1191 section 4).
 func tooBig4(b, packet []byte, mtu int) int {
 	quote := packet[:min(len(packet), icmpQuote4)]
-	size := ipv4Header + 8 + len(quote)
-	clear(b[:ipv4Header+8])
+	size := ipv4HeaderLen + 8 + len(quote)
+	clear(b[:ipv4HeaderLen+8])
 	b[0], b[8], b[9] = 0x45, icmpHop, 1
 	binary.BigEndian.PutUint16(b[2:], uint16(size))
 	copy(b[12:16], packet[16:20])
 	copy(b[16:20], packet[12:16])
-	binary.BigEndian.PutUint16(b[10:], ^sum16(b[:ipv4Header], 0))
-	icmp := b[ipv4Header:size]
+	binary.BigEndian.PutUint16(b[10:], ^sum16(b[:ipv4HeaderLen], 0))
+	icmp := b[ipv4HeaderLen:size]
 	icmp[0], icmp[1] = 3, 4
 	binary.BigEndian.PutUint16(icmp[6:], uint16(mtu))
 	copy(icmp[8:], quote)
@@ -134,13 +132,13 @@ func tooBig4(b, packet []byte, mtu int) int {
 // tooBig6 writes an ICMPv6 "packet too big" (RFC 4443 section 3.2).
 func tooBig6(b, packet []byte, mtu int) int {
 	quote := packet[:min(len(packet), icmpQuote6)]
-	size := ipv6Header + 8 + len(quote)
-	clear(b[:ipv6Header+8])
+	size := ipv6HeaderLen + 8 + len(quote)
+	clear(b[:ipv6HeaderLen+8])
 	b[0], b[6], b[7] = 6<<4, 58, icmpHop
-	binary.BigEndian.PutUint16(b[4:], uint16(size-ipv6Header))
+	binary.BigEndian.PutUint16(b[4:], uint16(size-ipv6HeaderLen))
 	copy(b[8:24], packet[24:40])
 	copy(b[24:40], packet[8:24])
-	icmp := b[ipv6Header:size]
+	icmp := b[ipv6HeaderLen:size]
 	icmp[0] = 2
 	binary.BigEndian.PutUint32(icmp[4:], uint32(mtu))
 	copy(icmp[8:], quote)
@@ -165,7 +163,7 @@ func sum16(b []byte, sum uint32) uint16 {
 // split makes several packets of one: fragments of an IPv4 packet that allows it, and
 // pieces of an IPv6 packet that every link must carry.
 func (t *transmitter) split(p *peer, pkt *packet, most int) {
-	cut := &t.narrow.cut
+	cut := &t.segment
 	if cut.Reset(pkt.header, pkt.payload(), false) != nil {
 		p.drops.add(dropInvalid)
 		return
@@ -190,16 +188,15 @@ func (t *transmitter) enqueuePart(p *peer, of *packet, n int, fill func(b []byte
 	part := t.buffers.take(n)
 	fill(part.payload())
 	part.hash, part.peer = of.hash, p
-	t.enqueued(part)
-	t.queue.Enqueue(t.now, part.hash, part)
+	t.put(part)
 }
 
 // fragment cuts an IPv4 packet (RFC 791 section 3.2). Options are copied to the first
 // fragment alone, as if none had the copied flag.
 func (t *transmitter) fragment(p *peer, pkt *packet, whole []byte, most int) {
 	header := int(whole[0]&15) * 4
-	room := (most - ipv4Header) &^ 7
-	if header != ipv4Header || room < 8 {
+	room := (most - ipv4HeaderLen) &^ 7
+	if header != ipv4HeaderLen || room < 8 {
 		p.drops.add(dropTooBig)
 		return
 	}

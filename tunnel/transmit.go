@@ -4,7 +4,6 @@ import (
 	"sync/atomic"
 
 	"kiloport/flowhash"
-	"kiloport/portpool"
 	"kiloport/queue"
 	"kiloport/tunnel/tun"
 )
@@ -12,8 +11,11 @@ import (
 const (
 	transmitBatch = 64        // packets of one batch,
 	transmitBytes = 128 << 10 // and bytes, of which the last packet may be beyond
-	drainPackets  = 1024      // read before something must be sent,
-	drainBytes    = 512 << 10 // and bytes
+	// bulkBurst is how many bytes of a bulk flow follow each other, so that one
+	// system call takes them: less than a super-packet has.
+	bulkBurst    = 16 << 10
+	drainPackets = 1024      // read before something must be sent,
+	drainBytes   = 512 << 10 // and bytes
 )
 
 // transmitter carries packets from a queue of the TUN device to the sockets. It
@@ -25,6 +27,9 @@ type transmitter struct {
 	hasher  flowhash.Hasher
 	queue   *queue.FQ[*packet]
 	shaper  *queue.Shaper
+	idle    bool    // nothing waited for it when the last batch had been sent
+	lines   []*line // of peers, on which something waits
+	segment tun.Segmenter
 	buffers buffers
 	next    *packet // what the next packet is read into
 	egress  *egress
@@ -36,6 +41,7 @@ type transmitter struct {
 	bytes   atomic.Int64
 	marked  atomic.Uint64
 	watch   watch
+	marks   uint64 // packets that our CoDel marked
 
 	flow   flowhash.Flow
 	narrow narrow
@@ -47,7 +53,7 @@ func newTransmitter(d *Device, worker int) *transmitter {
 		egress: newEgress(d.labels, transmitBatch),
 	}
 	t.queue = queue.New(d.queueConfig, t.queueDrop)
-	t.shaper = queue.NewShaper(queue.DefaultShaper(d.options.Bandwidth))
+	t.shaper = queue.NewShaper(queue.DefaultShaper(d.uplink.rate.Load()))
 	t.watch.flows.sparse = d.queueConfig.Quantum
 	return t
 }
@@ -58,6 +64,7 @@ func (t *transmitter) run() error {
 		if err := t.fill(); err != nil {
 			return err
 		}
+		t.moveLines()
 		t.send()
 		t.pace()
 	}
@@ -67,7 +74,7 @@ func (t *transmitter) run() error {
 // that overflows, flow by flow, and not the device's ring. It waits only when
 // there is nothing to send.
 func (t *transmitter) fill() error {
-	header, size, err := t.read(t.queue.Len() == 0)
+	header, size, err := t.read(!t.waiting())
 	if err != nil || size == 0 {
 		return err
 	}
@@ -122,9 +129,11 @@ func (t *transmitter) enqueue(pkt *packet) (unused *packet) {
 	if !t.fits(p, pkt) {
 		return pkt
 	}
-	kept := t.buffers.fit(pkt)
-	t.enqueued(kept)
-	t.queue.Enqueue(t.now, kept.hash, kept)
+	if t.cuts(pkt) {
+		t.cut(pkt)
+		return pkt
+	}
+	t.put(t.buffers.fit(pkt))
 	return nil
 }
 
@@ -152,6 +161,7 @@ func (t *transmitter) send() {
 func (t *transmitter) takeBatch(socks *sockets) {
 	t.watch.mu.Lock()
 	defer t.watch.mu.Unlock()
+	t.shape()
 	for n, bytes := 0, 0; n < transmitBatch && bytes < transmitBytes && t.shaper.Ready(t.now); n++ {
 		pkt, ok := t.queue.Dequeue(t.now)
 		if !ok {
@@ -159,7 +169,9 @@ func (t *transmitter) takeBatch(socks *sockets) {
 		}
 		bytes += pkt.n
 		t.dequeued(pkt)
-		t.admit(pkt)
+		if t.shaper.Rate() != 0 {
+			t.shaper.Admit(t.now, t.cost(t.device.options.Overhead, pkt))
+		}
 		t.sendPacket(socks, pkt)
 	}
 }
@@ -202,9 +214,14 @@ func (t *transmitter) finish() {
 		t.touched[i] = nil
 	}
 	t.touched = t.touched[:0]
-	t.packets.Store(int64(t.queue.Len()))
-	t.bytes.Store(int64(t.queue.Bytes()))
-	t.marked.Store(t.queue.Stats().Marked)
+	packets, bytes := t.queue.Len(), t.queue.Bytes()
+	for _, l := range t.lines {
+		packets += l.queue.Len()
+		bytes += l.queue.Bytes()
+	}
+	t.packets.Store(int64(packets))
+	t.bytes.Store(int64(bytes))
+	t.marked.Store(t.marks)
 }
 
 // push chooses a packet's way and adds it to a batch; false means that it was
@@ -217,42 +234,47 @@ func (p *peer) push(now int64, e *egress, socks *sockets, s *session, pkt *packe
 		return false
 	}
 	class := p.encapsulate(s, pkt.payload())
-	lane, socket, way := p.chooseLane(now, socks, s, laneFlow(pkt.hash, class))
-	if way == nil {
-		lane, socket, way = 0, socks.listen, to
-	}
-	s.lane(lane).used(now, class)
-	e.add(outgoing{packet: pkt, session: s, to: way, socket: socket, lane: lane, class: class})
+	o := outgoing{packet: pkt, session: s, to: to, socket: socks.listen, class: class}
+	p.chooseLane(now, socks, &o, laneFlow(pkt.hash, class))
+	s.lane(o.counter).used(now, class)
+	e.add(o)
 	return true
 }
 
-// chooseLane gives the flow's lane, its socket, and where it leads: nil where the
-// peer or the path takes no lanes, or none is to be had, and lane 0 must do.
-func (p *peer) chooseLane(now int64, socks *sockets, s *session, flow uint64) (uint16, portpool.Socket, *endpoint) {
-	agreed, via := int(s.limit.Load()), spreadMode(p.via.Load())
+// chooseLane gives a packet the flow's lane, the lane that counts it, which is
+// another only to a kernel's WireGuard, its socket and where that leads. Where the
+// peer or the path takes no lanes, or none is to be had, it stays on lane 0.
+func (p *peer) chooseLane(now int64, socks *sockets, o *outgoing, flow uint64) {
+	agreed, via, counted := int(o.session.limit.Load()), spreadMode(p.via.Load()), true
 	if agreed == 0 || !via.spreads() {
-		return 0, nil, nil
+		agreed, via, counted = int(p.kernelLanes.Load()), spreadDirect, false
+	}
+	if agreed == 0 {
+		return
 	}
 	p.lanesMu.Lock()
 	defer p.lanesMu.Unlock()
-	pooled := via == spreadDirect || via == spreadPaired
 	for {
-		if pooled {
+		if via.pooled() {
 			agreed = min(agreed, socks.pool.Limit())
 		}
 		p.limitLanes(agreed)
 		lane, fresh := p.lanes.Assign(now, flow)
 		if lane == 0 {
-			return 0, nil, nil
+			return
 		}
 		if socket, to, ok := p.wayOf(now, socks, lane, via); ok {
-			if fresh {
+			o.lane, o.socket, o.to = lane, socket, to
+			if counted {
+				o.counter = lane
+			}
+			if counted && fresh {
 				p.opened = append(p.opened, lane)
 			}
-			return lane, socket, to
+			return
 		}
-		if !pooled || int(lane) <= socks.pool.Limit() { // it was not for want of ports
-			return 0, nil, nil
+		if !via.pooled() || int(lane) <= socks.pool.Limit() { // it was not for want of ports
+			return
 		}
 	}
 }

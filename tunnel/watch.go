@@ -40,6 +40,9 @@ func (t *transmitter) dequeued(pkt *packet) {
 	if h := pkt.peer.sojourn.Load(); h != nil {
 		(*h)[t.worker].observe(sojourn)
 	}
+	if pkt.note.marked {
+		t.marks++
+	}
 	t.watch.flows.dequeued(t.now, sojourn, pkt)
 }
 

@@ -102,7 +102,7 @@ func (p *peer) wayOf(now int64, socks *sockets, lane uint16, via spreadMode) (po
 	default:
 		return nil, nil, false
 	}
-	if via == spreadReturn || via == spreadListen {
+	if !via.pooled() {
 		return socks.listen, to, true
 	}
 	socket, err := socks.pool.Socket(now, lane)

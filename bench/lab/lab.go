@@ -211,6 +211,7 @@ type bench struct {
 	sites    *netlab.Sites
 	run      *report.Run
 	tunnel   *tunnels.Tunnel // nil without one
+	loadFrom time.Time       // when the load of traffic began
 }
 
 // to is the address of host B that the flows go to.
@@ -282,8 +283,10 @@ func (b *bench) traffic(ctx context.Context, groups []traffic.Group) error {
 	if err := errors.Join(err, watchErr); err != nil {
 		return err
 	}
+	b.loadFrom = result.LoadFrom.Add(quiet)
 	b.put(result, groups)
-	watched.put(b.run, result.LoadFrom.Add(quiet))
+	watched.put(b.run, b.loadFrom)
+	watched.lineUsed(b.run, b.loadFrom, b.Path.RateUp)
 	return errors.Join(failed(result), b.putDrops(ctx))
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"kiloport/bench/netlab"
 	"kiloport/bench/netlab/traffic"
 )
 
@@ -27,9 +28,17 @@ type Scenario struct {
 	// delay or hosts, so that [Experiment.Path] counts for nothing.
 	RealTime bool
 
-	cases  []loadCase
-	groups func(b *bench) []traffic.Group
-	custom func(ctx context.Context, b *bench) error
+	// Own says that it measures what only kiloport has, so that other tunnels are
+	// left out.
+	Own bool
+
+	cases []loadCase
+	// path makes of the path that was asked for the one that the scenario needs,
+	// and settings are lines for kiloport's file; nil for none.
+	path     func(p *netlab.Path)
+	settings func(e *Experiment) []string
+	groups   func(b *bench) []traffic.Group
+	custom   func(ctx context.Context, b *bench) error
 	// lasts is how long an experiment takes, nil for its load and what comes
 	// before it.
 	lasts func(e *Experiment) time.Duration
@@ -88,6 +97,22 @@ var Scenarios = []Scenario{
 		Name: "overload", Title: "a UDP probe every 20 ms beside a load that saturates a daemon, in real time",
 		Load: 5 * time.Second, Repetitions: 5, RealTime: true, cases: overloadCases, custom: overload, lasts: overloadLasts,
 	},
+}
+
+// Path makes of a path that was asked for the one that the scenario needs.
+func (s *Scenario) Path(p *netlab.Path) {
+	if s.path != nil {
+		s.path(p)
+	}
+}
+
+// Settings are the lines that the scenario wants in the [Interface] section of
+// kiloport's file.
+func (s *Scenario) Settings(e *Experiment) []string {
+	if s.settings == nil {
+		return nil
+	}
+	return s.settings(e)
 }
 
 // Names are the names of all scenarios.

@@ -30,6 +30,7 @@ type watched struct {
 	before, after [2]netlab.QdiscStats
 	at            []time.Time
 	backlog       [2][]float64
+	passed        []uint64 // bytes up
 	laneAt        []time.Time
 	lanes         []float64
 }
@@ -62,6 +63,7 @@ func (w *watcher) run(ctx context.Context) (err error) {
 			return err
 		}
 		w.seen.at = append(w.seen.at, time.Now())
+		w.seen.passed = append(w.seen.passed, now[0].Bytes)
 		for i := range now {
 			w.seen.backlog[i] = append(w.seen.backlog[i], float64(now[i].Backlog))
 		}

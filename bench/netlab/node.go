@@ -161,6 +161,20 @@ func (n *Node) Route(dst netip.Prefix, via netip.Addr) error {
 	return nil
 }
 
+// RouteByFlow sends what goes to dst to one of several neighbours, the same for all
+// packets of a flow. What a flow is, net.ipv4.fib_multipath_hash_policy says, and that
+// of IPv6.
+func (n *Node) RouteByFlow(dst netip.Prefix, via ...netip.Addr) error {
+	route := &netlink.Route{Dst: ipNet(dst.Masked())}
+	for _, gateway := range via {
+		route.MultiPath = append(route.MultiPath, &netlink.NexthopInfo{Gw: gateway.AsSlice()})
+	}
+	if err := n.handle.RouteAdd(route); err != nil {
+		return fmt.Errorf("node %s: add the route to %v via %v: %w", n.Name, dst, via, err)
+	}
+	return nil
+}
+
 // EnsureRoute is [Node.Route] for a route that may be there already.
 func (n *Node) EnsureRoute(dst netip.Prefix, via netip.Addr) error {
 	route := &netlink.Route{Dst: ipNet(dst.Masked()), Gw: via.AsSlice()}

@@ -187,6 +187,15 @@ func (s *Sites) RouteNative() error {
 	return errors.Join(errs...)
 }
 
+// SetRateUp changes the rate of the bottleneck from A to B, in bit/s, which a path
+// must have had from the start with a queue that does not shape by itself.
+func (s *Sites) SetRateUp(rate int64) error {
+	if s.GatewayA == nil || s.path.RateUp == 0 || s.path.Qdisc.shapes() {
+		return errors.New("change the rate up: there is no shaper to change")
+	}
+	return s.GatewayA.reshape(GatewayWan, s.path, rate)
+}
+
 // Bottlenecks are the statistics of the two queues of a [Path]: up is gateway
 // A's, for what flows from A to B, down is gateway B's.
 func (s *Sites) Bottlenecks() (up, down QdiscStats, err error) {

@@ -34,7 +34,11 @@ func (n *Node) Start(cmd *exec.Cmd) (*Process, error) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
-	cmd.SysProcAttr.Setpgid = true
+	// A session of its own, and with it a process group. Linux's autogroup divides
+	// the processors between sessions first (sched(7)): in one with a flood, a
+	// probe, or a daemon that does not go to the background, would be starved for
+	// the flood's sake, as it is not where each is a service of its own.
+	cmd.SysProcAttr.Setsid = true
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	// A child that went to the background may hold the pipes open.
 	cmd.WaitDelay = time.Second

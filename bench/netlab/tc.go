@@ -63,12 +63,17 @@ func (n *Node) addQdisc(dev, kind string, handle, parent uint32, options []byte)
 	return nil
 }
 
+// tcRequest makes something that must not be there yet.
 func (n *Node) tcRequest(message int, dev, kind string, handle, parent uint32, options []byte) error {
+	return n.tcRequestWith(unix.NLM_F_CREATE|unix.NLM_F_EXCL, message, dev, kind, handle, parent, options)
+}
+
+func (n *Node) tcRequestWith(flags, message int, dev, kind string, handle, parent uint32, options []byte) error {
 	link, err := n.Link(dev)
 	if err != nil {
 		return err
 	}
-	request := nl.NewNetlinkRequest(message, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
+	request := nl.NewNetlinkRequest(message, flags|unix.NLM_F_ACK)
 	request.AddRawData(tcMessage(link.Attrs().Index, kind, handle, parent, options))
 	return n.Do(func() error {
 		_, err := request.Execute(unix.NETLINK_ROUTE, 0)
@@ -105,6 +110,16 @@ func (n *Node) shape(dev string, p *Path, rate int64) error {
 		return err
 	}
 	err := n.tcRequest(unix.RTM_NEWTCLASS, dev, "htb", shaperClass, shaperHandle, htbClassOptions(p, rate))
+	if err != nil {
+		return fmt.Errorf("node %s: shape %s to %s: %w", n.Name, dev, formatRate(rate), err)
+	}
+	return nil
+}
+
+// reshape gives the bottleneck on the interface another rate. What waits there goes
+// on waiting.
+func (n *Node) reshape(dev string, p *Path, rate int64) error {
+	err := n.tcRequestWith(0, unix.RTM_NEWTCLASS, dev, "htb", shaperClass, shaperHandle, htbClassOptions(p, rate))
 	if err != nil {
 		return fmt.Errorf("node %s: shape %s to %s: %w", n.Name, dev, formatRate(rate), err)
 	}

@@ -40,6 +40,10 @@ type Kernel struct {
 	Path, Modules string
 	// Manifest says what it was unpacked from.
 	Manifest Manifest
+	// CountInstructions makes the guest's clock count what its processor does, a
+	// nanosecond for each instruction, and jump while that has nothing to do. It is
+	// emulated then in any case, and no figure depends on the machine.
+	CountInstructions bool
 
 	noKVM atomic.Bool // it has been tried
 }

@@ -19,7 +19,7 @@ type Binaries struct {
 
 // Names are the tunnels that [ByName] knows, in the order in which reports list
 // them.
-var Names = []string{"none", "kiloport", "kiloport-1port", "kernel-wireguard", "wireguard-go", "tinc", "tinc-inherit", "nebula"}
+var Names = []string{"none", "kiloport", "kiloport-1port", "kernel-wireguard", "kernel-wireguard+attach", "wireguard-go", "tinc", "tinc-inherit", "nebula"}
 
 // ByName gives the adapter of a tunnel, nil for "none". Settings are lines for
 // the [Interface] section of kiloport's configuration file.
@@ -34,6 +34,8 @@ func ByName(name string, b Binaries, settings []string) (Daemon, error) {
 		return Kiloport{Binary: b.Kiloport, Settings: append([]string{"Ports = 1"}, settings...)}, nil
 	case "kernel-wireguard":
 		return Kernel{}, nil
+	case "kernel-wireguard" + attachSuffix:
+		return Attached{Binary: b.Kiloport}, nil
 	case "wireguard-go":
 		return WireguardGo{Binary: b.WireguardGo}, nil
 	case "tinc":
@@ -68,12 +70,14 @@ func Ends(name string, b Binaries, settings []string) (atA, atB Daemon, err erro
 	return atA, atB, nil
 }
 
-// Lanes tells whether both ends of a tunnel are kiloport, so that there will be
-// lanes.
+// Lanes tells whether both ends of a tunnel are kiloport, or have it attached, so
+// that there will be lanes.
 func Lanes(name string) bool {
 	first, second, two := strings.Cut(name, between)
-	return isKiloport(first) && (!two || isKiloport(second))
+	return hasLanes(first) && (!two || hasLanes(second))
 }
+
+func hasLanes(name string) bool { return isKiloport(name) || strings.HasSuffix(name, attachSuffix) }
 
 func isKiloport(name string) bool { return strings.HasPrefix(name, "kiloport") }
 
@@ -90,6 +94,8 @@ func Installed(name string, b Binaries) error {
 		return built(b.WireguardGo, "wireguard-go", "make bin/wireguard-go")
 	case name == "kernel-wireguard":
 		return installed("wg", "wireguard-tools")
+	case isKernel(name):
+		return errors.Join(installed("wg", "wireguard-tools"), built(b.Kiloport, "kiloport", "make build"))
 	case strings.HasPrefix(name, "tinc"):
 		return installed("tincd", "tinc")
 	case name == "nebula":
@@ -104,7 +110,7 @@ func Supported(ctx context.Context, name string) error {
 	if name == "none" {
 		return nil
 	}
-	if name != "kernel-wireguard" {
+	if !isKernel(name) {
 		_, err := os.Stat(tunDevice)
 		if err != nil {
 			err = fmt.Errorf("%w: load the module (modprobe tun), or in a container, give it the device", err)

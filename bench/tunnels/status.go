@@ -30,14 +30,20 @@ type Status struct {
 
 // PeerStatus is one peer of a [Status].
 type PeerStatus struct {
-	Mode   string `json:"mode"`
-	Reason string `json:"reason"`
-	Lanes  struct {
+	Mode    string `json:"mode"`
+	Reason  string `json:"reason"`
+	PathMTU int    `json:"path_mtu"` // bytes, outer headers included
+	Lanes   struct {
 		Agreed int    `json:"agreed"`
 		InUse  int    `json:"in_use"`
 		Shared int    `json:"shared"`
+		Dead   int    `json:"dead"`
 		Moved  uint64 `json:"moved"` // flows whose lane died
 	} `json:"lanes"`
+	Sent struct {
+		Packets uint64 `json:"packets"`
+		Bytes   uint64 `json:"bytes"` // of the UDP payload
+	} `json:"sent"`
 	Drops map[string]uint64 `json:"drops"`
 }
 

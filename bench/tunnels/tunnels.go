@@ -75,6 +75,8 @@ type End struct {
 	Hidden bool
 	// Process is the daemon, nil where the kernel is.
 	Process *netlab.Process
+	// Attached is `kiloport attach`, nil where nothing is attached to the kernel.
+	Attached *netlab.Process
 
 	rsa    *rsa.PrivateKey // where a daemon wants one
 	shared string          // a folder that both ends' daemons read

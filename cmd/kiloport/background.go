@@ -15,12 +15,21 @@ import (
 // interface to be up. Who has it is in the background, and stays with up.
 const envReady = "KILOPORT_READY_FD"
 
+// readyWord is what is said there.
+const readyWord = "ready\n"
+
 // upInBackground starts this program again, with the same arguments, and waits
 // until the interface is up or cannot be.
 func (c *command) upInBackground(ctx context.Context, arg string) error {
 	if _, err := c.load(arg, c.stderr); err != nil {
 		return err
 	}
+	return c.inBackground(ctx)
+}
+
+// inBackground starts this program again and waits for its word that all is well,
+// or for its end.
+func (c *command) inBackground(ctx context.Context) error {
 	program, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("go to the background: %w", err)
@@ -55,7 +64,7 @@ func becameReady(ctx context.Context, r *os.File) bool {
 	stop := context.AfterFunc(ctx, func() { r.SetReadDeadline(time.Now()) })
 	defer stop()
 	said, _ := bufio.NewReader(r).ReadString('\n')
-	return said == "ready\n"
+	return said == readyWord
 }
 
 // waitingParent gives the descriptor on which a parent waits, nil if none does.
@@ -70,19 +79,24 @@ func waitingParent() (*os.File, error) {
 	return w, os.Unsetenv(envReady)
 }
 
-// tellParent lets go of the terminal, unless much is to be said, and tells the
-// process that waits for the interface to be up, if one does.
+// tellParent says that the interface is up.
 func (u *upped) tellParent() error {
-	if u.parent == nil {
+	return u.letGo(u.parent)
+}
+
+// letGo lets go of the terminal, unless much is to be said, and says the word to the
+// process that waits for it, if one does.
+func (c *command) letGo(parent *os.File) error {
+	if parent == nil {
 		return nil
 	}
-	defer u.parent.Close()
-	if !u.verbose() {
+	defer parent.Close()
+	if !c.verbose() {
 		if err := leaveTerminal(); err != nil {
 			return fmt.Errorf("let go of the terminal: %w", err)
 		}
 	}
-	if _, err := io.WriteString(u.parent, "ready\n"); err != nil {
+	if _, err := io.WriteString(parent, readyWord); err != nil {
 		return fmt.Errorf("tell the parent process: %w", err)
 	}
 	return nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -126,10 +127,19 @@ var options = []option{
 		get: func(o *tunnel.Options) string { return strconv.Itoa(o.Workers) },
 	},
 	{
-		flag: "bandwidth", key: "Bandwidth", value: "RATE|off",
-		help: "send no faster than this, such as 20mbit, so that packets wait in kiloport's queue and not in the modem's",
-		set:  func(o *tunnel.Options, v string) (err error) { o.Bandwidth, err = tunnel.ParseBandwidth(v); return err },
-		get:  func(o *tunnel.Options) string { return tunnel.FormatBandwidth(o.Bandwidth) },
+		flag: "bandwidth", key: "Bandwidth", value: "RATE[/RATE]|off",
+		help: "send no faster than this, such as 20mbit, so that packets wait in kiloport's queue and not in the modem's; after a slash, what each peer is asked to send at most",
+		set: func(o *tunnel.Options, v string) (err error) {
+			o.Bandwidth, o.ReceiveBandwidth, err = tunnel.ParseBandwidth(v)
+			return err
+		},
+		get: func(o *tunnel.Options) string { return tunnel.FormatBandwidth(o.Bandwidth, o.ReceiveBandwidth) },
+	},
+	{
+		flag: "autorate", key: "Autorate", value: "MIN-MAX|off",
+		help: "let the rate of sending follow what the path takes, within these bounds, such as 5mbit-50mbit; it begins at the bandwidth, if there is one",
+		set:  func(o *tunnel.Options, v string) (err error) { o.Autorate, err = tunnel.ParseAutorate(v); return err },
+		get:  func(o *tunnel.Options) string { return o.Autorate.String() },
 	},
 	{
 		flag: "overhead", key: "Overhead", value: "WORDS",
@@ -179,6 +189,11 @@ var options = []option{
 		set:  func(o *tunnel.Options, v string) (err error) { o.Metrics, err = tunnel.ParseMetrics(v); return err },
 		get:  func(o *tunnel.Options) string { return tunnel.MetricsName(o.Metrics) },
 	},
+}
+
+func init() {
+	at := slices.IndexFunc(options, func(o option) bool { return o.flag == "pin" })
+	options = slices.Insert(options, at, queueOptions...)
 }
 
 func parseOnOff(v string) (bool, error) {

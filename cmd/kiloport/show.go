@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kiloport/tunnel"
+	"kiloport/tunnel/attach"
 	"kiloport/tunnel/uapi"
 )
 
@@ -33,12 +34,7 @@ func (c *command) show() *cobra.Command {
 			if asJSON {
 				return c.showJSON(statuses, len(args) == 1)
 			}
-			for i, s := range statuses {
-				if i > 0 {
-					fmt.Fprintln(c.stdout)
-				}
-				writeStatus(c.stdout, s, time.Now())
-			}
+			writeStatuses(c.stdout, statuses, time.Now())
 			return nil
 		},
 	}
@@ -56,6 +52,7 @@ func statusesOf(args []string) (all []*tunnel.Status, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("list the interfaces: %w", err)
 	}
+	names = append(names, attach.Names()...)
 	slices.Sort(names)
 	for _, name := range names {
 		if s, err := askStatus(name); err == nil {
@@ -65,7 +62,11 @@ func statusesOf(args []string) (all []*tunnel.Status, err error) {
 	return all, nil
 }
 
+// askStatus asks the daemon of an interface, or what is attached to the kernel's.
 func askStatus(name string) (*tunnel.Status, error) {
+	if s, err := attach.Show(name); !errors.Is(err, attach.ErrNotAttached) {
+		return s, err
+	}
 	client, err := uapi.Dial(name)
 	if err != nil {
 		return nil, err
@@ -94,6 +95,15 @@ func (c *command) showJSON(statuses []*tunnel.Status, one bool) error {
 	return e.Encode(append([]*tunnel.Status{}, statuses...))
 }
 
+func writeStatuses(w io.Writer, all []*tunnel.Status, now time.Time) {
+	for i, s := range all {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		writeStatus(w, s, now)
+	}
+}
+
 // writeStatus writes what `wg show` does not know, in its style.
 func writeStatus(w io.Writer, s *tunnel.Status, now time.Time) {
 	fmt.Fprintf(w, "interface: %s\n", s.Name)
@@ -110,17 +120,18 @@ func writeStatus(w io.Writer, s *tunnel.Status, now time.Time) {
 	}
 	field("spread", "%s, %d of %d ports open%s", s.Spread, s.Pool.Open, s.Pool.Limit, fewer(s.Pool))
 	field("ecn, dscp", "%s, %s (%s), control messages %s", s.ECN, s.DSCP, s.DSCPDecap, s.ControlDSCP)
-	if s.Bandwidth != "" && s.Bandwidth != tunnel.FormatBandwidth(0) {
-		field("bandwidth", "%s", s.Bandwidth)
-	}
+	writeRates(field, s)
 	o := s.Offloads
-	field("offloads", "%d workers, tun %s, gso %s, gro %s", o.Workers, o.TUN, onOff(o.GSO), onOff(o.GRO))
+	if len(s.Attached) > 0 {
+		field("attached", "kernel WireGuard, on %s", strings.Join(s.Attached, ", "))
+	} else {
+		field("offloads", "%d workers, tun %s, gso %s, gro %s", o.Workers, o.TUN, onOff(o.GSO), onOff(o.GRO))
+	}
 	for _, m := range o.Missing {
 		field("not used", "%s", m)
 	}
-	if s.Queue.Packets > 0 || s.Queue.Marked > 0 {
-		field("queue", "%d packets, %d bytes, %d marked in all", s.Queue.Packets, s.Queue.Bytes, s.Queue.Marked)
-	}
+	field("queue", "%d packets, %d bytes, %d marked in all", s.Queue.Packets, s.Queue.Bytes, s.Queue.Marked)
+	field("fq_codel", "%s", queueParameters(&s.Queue.Parameters))
 	writeCounts(field, "dropped", s.Drops)
 	writeCounts(field, "send errors", s.SendErrors)
 	for i := range s.Peers {
@@ -162,19 +173,35 @@ func writePeer(w io.Writer, p *tunnel.PeerStatus, spread string, now time.Time) 
 		mode += " (" + p.Reason + ")"
 	}
 	field("mode", "%s", mode)
-	l := p.Lanes
-	field("lanes", "%d in use for %d flows, %d shared, %d dead, %d agreed; %d received", l.InUse, l.Flows, l.Shared, l.Dead, l.Agreed, l.Received)
+	writeLaneCounts(field, p)
 	if p.PathMTU != 0 {
 		field("path mtu", "%d (%s)", p.PathMTU, p.PathMTUHow)
 	}
 	if p.Cipher != "" {
 		field("cipher", "%s", p.Cipher)
 	}
+	if a := p.Asks; a != nil {
+		field("asks for no more than", "%s, %s; %d packets, %d bytes wait", a.Bandwidth, a.Overhead, a.Packets, a.Bytes)
+	}
 	writePath(field, p, now)
 	field("sent", "%s", traffic(&p.Sent))
 	field("received", "%s", traffic(&p.Received))
 	writeCounts(field, "dropped", p.Drops)
 	writeCounts(field, "ecn anomalies (inner/outer)", p.Anomalies)
+}
+
+// writeLaneCounts tells of lanes, or of the ports that stand for them where the kernel's
+// WireGuard is at one end.
+func writeLaneCounts(field func(string, string, ...any), p *tunnel.PeerStatus) {
+	l := p.Lanes
+	if a := p.Attached; a != nil {
+		field("ports", "%d agreed, %d messages spread; %d put back, %d returned, %d strange", l.Agreed, a.Spread, a.Restored, a.Returned, a.Strange)
+		if a.Unaccepted > 0 || a.PortsAsked > 0 {
+			field("not accepted by WireGuard", "%d bytes; the peer is asked to use %d ports (0: any number)", a.Unaccepted, a.PortsAsked)
+		}
+		return
+	}
+	field("lanes", "%d in use for %d flows, %d shared, %d dead, %d agreed; %d received", l.InUse, l.Flows, l.Shared, l.Dead, l.Agreed, l.Received)
 }
 
 // traffic is the counts in words; with none of the marks it leaves them out.

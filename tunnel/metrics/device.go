@@ -33,6 +33,7 @@ func (e emitter) device(s *tunnel.Status) {
 	e.gauge(queueBytes, float64(s.Queue.Bytes))
 	e.counter(queueMarked, s.Queue.Marked)
 	e.histogram(queueSojourn, s.Queue.Sojourn)
+	e.rates(s)
 	e.flows(s.Flows)
 	for text, n := range s.SendErrors {
 		e.counter(sendErrors, n, text)

@@ -20,12 +20,16 @@ var (
 	peerAnomalies          = describe("peer_ecn_anomalies_total", "Packets of a peer with a pair of ECN codepoints, inner and outer, that RFC 6040 calls unused or dangerous.", "peer", "inner", "outer")
 	peerLanes              = describe("peer_lanes", "Lanes above lane 0 of a peer, by state: agreed for sending, in_use, shared by several flows, dead, received on.", "peer", "state")
 	peerFlows              = describe("peer_flows", "Flows that hold a lane to a peer.", "peer")
+	peerAsked              = describe("peer_asked_rate_bytes_per_second", "What a peer asks to be sent at most.", "peer")
+	peerAskedBytes         = describe("peer_asked_rate_queue_bytes", "Bytes that wait for the rate that a peer asks for.", "peer")
 	peerSojourn            = describe("peer_queue_sojourn_seconds", "How long packets to a peer waited in the queue.", "peer")
 	peerDelay              = describe("peer_path_one_way_delay_seconds", "How much longer than at best of late each probe took, to a peer or from it.", "peer", "direction")
 	peerRoundTrip          = describe("peer_round_trip_seconds", "The round trip of the last probe on the fastest lane.", "peer")
 	peerHandshake          = describe("peer_last_handshake_timestamp_seconds", "When the last handshake was, in Unix time.", "peer")
 	peerMode               = describe("peer_mode", "1 for the mode a peer is in: off, stock, probing, direct or fallback.", "peer", "mode")
 	peerECN                = describe("peer_ecn_normal", "1 if what is sent to a peer carries the ECN field outside.", "peer")
+	peerAttached           = describe("peer_attached_packets_total", "Messages of a peer of kernel WireGuard whose ports were changed: spread, restored, returned to the listen port, or strange and left alone.", "peer", "change")
+	peerUnaccepted         = describe("peer_attached_unaccepted_bytes_total", "Bytes of a peer that kernel WireGuard did not take, such as what its replay window is too narrow for.", "peer")
 	peerVerdict            = describe("peer_path_verdict", "1 for what the path does to an ECN codepoint on the way to a peer or from it: passes, bleached, rewritten, dropped and so on.", "peer", "direction", "codepoint", "verdict")
 )
 
@@ -55,6 +59,16 @@ func (e emitter) peer(p *tunnel.PeerStatus) {
 		e.gauge(peerLanes, float64(l.n), key, l.state)
 	}
 	e.gauge(peerFlows, float64(p.Lanes.Flows), key)
+	if a := p.Attached; a != nil {
+		for change, n := range map[string]uint64{"spread": a.Spread, "restored": a.Restored, "returned": a.Returned, "strange": a.Strange} {
+			e.counter(peerAttached, n, key, change)
+		}
+		e.counter(peerUnaccepted, a.Unaccepted, key)
+	}
+	if a := p.Asks; a != nil {
+		e.gauge(peerAsked, perSecond(a.BitS), key)
+		e.gauge(peerAskedBytes, float64(a.Bytes), key)
+	}
 	e.peerHistogram(peerSojourn, p.Sojourn, key)
 	e.peerHistogram(peerDelay, p.DelayTo, key, "to")
 	e.peerHistogram(peerDelay, p.DelayFrom, key, "from")

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -136,9 +137,11 @@ func contract(t *testing.T, h host, o tun.Options) {
 	if _, n, err := q.TryRead(buf); n != 0 || err != nil {
 		t.Errorf("nothing there: %d, %v", n, err)
 	}
+	awaits(t, q, time.Millisecond)
 	for i := range 6 {
 		h.inject(fmt.Append(nil, "number ", i))
 	}
+	awaits(t, q, time.Hour)
 	for i := range 6 {
 		read := q.Read
 		if i%2 == 1 {
@@ -151,6 +154,15 @@ func contract(t *testing.T, h host, o tun.Options) {
 		if got, want := buf[tun.Headroom:][:n], fmt.Append(nil, "number ", i); !bytes.HasSuffix(got, want) {
 			t.Errorf("read %q, want %q", got, want)
 		}
+	}
+	waiting := make(chan error)
+	go func() { waiting <- q.Await(time.Hour) }()
+	h.inject([]byte("wake up"))
+	if err := <-waiting; err != nil {
+		t.Errorf("await: %v", err)
+	}
+	if _, n, err := q.TryRead(buf); n == 0 || err != nil {
+		t.Errorf("what was waited for: %d, %v", n, err)
 	}
 	if _, _, err := q.TryRead(buf[:tun.Headroom]); err == nil {
 		t.Error("a buffer without room")
@@ -197,6 +209,9 @@ func contract(t *testing.T, h host, o tun.Options) {
 	if _, n, err := q.TryRead(buf); n != 0 || !errors.Is(err, os.ErrClosed) {
 		t.Errorf("tryread: %d, %v", n, err)
 	}
+	if err := q.Await(time.Hour); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("await: %v", err)
+	}
 	if err := q.Write(tun.Header{}, room(packet), nil); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("write: %v", err)
 	}
@@ -205,6 +220,14 @@ func contract(t *testing.T, h host, o tun.Options) {
 	}
 	if e, ok := <-h.Events(); ok {
 		t.Errorf("event %v after the end", e)
+	}
+}
+
+// awaits wants a wait to end, early or not.
+func awaits(t *testing.T, q tun.Queue, d time.Duration) {
+	t.Helper()
+	if err := q.Await(d); err != nil {
+		t.Errorf("await: %v", err)
 	}
 }
 
@@ -280,6 +303,18 @@ func TestRefusedPacketsAllocateNothing(t *testing.T) {
 	h.Close()
 	if n := testing.AllocsPerRun(200, use); n != 0 {
 		t.Errorf("closed: %v allocations", n)
+	}
+}
+
+func TestAwaitAllocatesNothing(t *testing.T) {
+	for _, o := range []tun.Options{{}, {Rings: 4}} {
+		h := realHost(t, o)
+		h.setUp()
+		q := h.Queues()[0]
+		if n := testing.AllocsPerRun(50, func() { awaits(t, q, 10*time.Microsecond) }); n != 0 {
+			t.Errorf("%v allocations", n)
+		}
+		h.Close()
 	}
 }
 

@@ -48,6 +48,7 @@ type queue struct {
 	waiting sync.Mutex
 	wanted  wanted
 	reader  func(fd uintptr) bool
+	awaiter awaiter
 }
 
 type wanted struct {
@@ -68,6 +69,7 @@ func newQueue(fd int, vnet bool) (*queue, error) {
 		return nil, fmt.Errorf("poll %s: %w", cloneDevice, err)
 	}
 	q.raw, q.reader = raw, q.readReady
+	q.awaiter.init(raw)
 	return q, nil
 }
 
@@ -96,6 +98,13 @@ func (q *queue) Read(buf []byte) (Header, int, error) {
 			return h, n, err
 		}
 	}
+}
+
+// Await is Queue's.
+func (q *queue) Await(d time.Duration) error {
+	q.waiting.Lock()
+	defer q.waiting.Unlock()
+	return q.awaiter.await(d)
 }
 
 // lastRead tells why the poller refused: as a rule because the queue is closed.

@@ -31,6 +31,7 @@ type rings struct {
 	reading sync.Mutex
 	cursor  ringCursor
 	look    func(fd uintptr) bool // the cursor's refill, made once
+	awaiter awaiter
 }
 
 // ringCursor is where reading stands: the rings that had packets when they were
@@ -70,6 +71,7 @@ func newRings(all []*queue) (*rings, error) {
 	r.cursor = ringCursor{
 		epoll: fd, all: all, events: make([]unix.EpollEvent, len(all)), ready: make([]*queue, 0, len(all)),
 	}
+	r.awaiter.init(r.raw)
 	r.look = func(uintptr) bool { return r.cursor.refill() }
 	return r, nil
 }
@@ -144,6 +146,13 @@ func (r *rings) Read(buf []byte) (Header, int, error) {
 			return r.lastRead(buf)
 		}
 	}
+}
+
+// Await is Queue's.
+func (r *rings) Await(d time.Duration) error {
+	r.reading.Lock()
+	defer r.reading.Unlock()
+	return r.awaiter.await(d)
 }
 
 // lastRead gives what is left when waiting is over: the link was deleted, or the

@@ -17,7 +17,10 @@
 // Limits: Linux only; layer 3 only (no TAP).
 package tun
 
-import "os"
+import (
+	"os"
+	"time"
+)
 
 const (
 	// DefaultMTU is the MTU, in bytes, of a link that was not given another: a
@@ -82,6 +85,11 @@ type Queue interface {
 	// TryRead is Read, but gives n = 0 and no error at once when there is
 	// nothing to read.
 	TryRead(buf []byte) (h Header, n int, err error)
+
+	// Await waits until there is something to read, or for d: to within some
+	// 50 µs, more exactly than a timer of the runtime. It may end sooner. The
+	// error is [os.ErrClosed] after Close.
+	Await(d time.Duration) error
 
 	// Write hands an IPv4 or IPv6 packet to the host: buf[Headroom:], and after
 	// it the bytes of more, up to [MaxPieces] pieces. It may change

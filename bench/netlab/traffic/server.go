@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"sync"
 	"syscall"
+
+	"golang.org/x/net/ipv6"
 )
 
 // serverConfig says where the server role listens.
@@ -149,18 +151,29 @@ func (s *server) flow(h *header) *servedFlow {
 	return f
 }
 
+// serveBatch is how many datagrams the server takes in one system call.
+const serveBatch = 64
+
 func (s *server) serveUDP(conn *net.UDPConn) {
-	buf := make([]byte, 64<<10)
+	batches := ipv6.NewPacketConn(conn)
+	batch := make([]ipv6.Message, serveBatch)
+	for i := range batch {
+		batch[i].Buffers = [][]byte{make([]byte, 64<<10)}
+	}
 	for {
-		n, from, err := conn.ReadFromUDPAddrPort(buf)
+		n, err := batches.ReadBatch(batch, 0)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if err != nil {
 			continue // an ICMP error of an earlier answer
 		}
-		if answer, tos := s.datagram(buf[:n]); answer {
-			_, _, _ = conn.WriteMsgUDPAddrPort(buf[:n], tosMessage(from.Addr(), tos), from) // if it fails, the client counts a loss
+		for _, m := range batch[:n] {
+			b := m.Buffers[0][:m.N]
+			if answer, tos := s.datagram(b); answer {
+				to := m.Addr.(*net.UDPAddr).AddrPort()
+				_, _, _ = conn.WriteMsgUDPAddrPort(b, tosMessage(to.Addr(), tos), to) // if it fails, the client counts a loss
+			}
 		}
 	}
 }

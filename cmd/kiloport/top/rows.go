@@ -106,6 +106,7 @@ var peerColumns = []column{
 	{title: "SENT", width: 5, number: true, help: "bits a second to the peer"},
 	{title: "RECV", width: 5, number: true, help: "bits a second from the peer"},
 	{title: "SOJ", width: 5, number: true, help: "ms that packets waited in the queue, mean"},
+	{title: "ASKS", width: 5, number: true, from: 126, help: "bits a second that the peer asks to be sent at most"},
 	{title: "RTT", width: 5, number: true, from: 100, help: "ms, of the last probe on the fastest lane"},
 	{title: "MS>", width: 5, number: true, from: 100, help: "ms above the least to the peer, on the slowest lane"},
 	{title: "<MS", width: 5, number: true, from: 100, help: "the same from the peer"},
@@ -129,7 +130,7 @@ func (l *look) peerRows() (rows []row) {
 			word(p.PublicKey), word(p.Endpoint), word(p.Mode),
 			l.perSecond(known, b.Sent.Bytes, p.Sent.Bytes, bits),
 			l.perSecond(known, b.Received.Bytes, p.Received.Bytes, bits),
-			l.sojourn(b.Sojourn, p.Sojourn),
+			l.sojourn(b.Sojourn, p.Sojourn), asked(p.Asks),
 			times(rtt), times(to), times(from),
 			count(p.Lanes.InUse), count(p.Lanes.Flows),
 			l.perSecond(known, b.Sent.CE, p.Sent.CE, 1), l.perSecond(known, b.Received.CE, p.Received.CE, 1),
@@ -138,6 +139,13 @@ func (l *look) peerRows() (rows []row) {
 		}})
 	}
 	return rows
+}
+
+func asked(a *tunnel.AskStatus) cell {
+	if a == nil {
+		return cell{text: unknown, number: -1}
+	}
+	return cell{text: short(float64(a.BitS)), number: float64(a.BitS)}
 }
 
 func sum(counts map[string]uint64) (n uint64) {

@@ -31,7 +31,8 @@ func of[T any](x T) *T { return &x }
 func first() *tunnel.Status {
 	return &tunnel.Status{
 		Name: "wg0", Up: true, ListenPort: 51820,
-		Pool:  tunnel.PoolStatus{Ports: 1024, Limit: 1020, Open: 37},
+		Pool:          tunnel.PoolStatus{Ports: 1024, Limit: 1020, Open: 37},
+		BandwidthBitS: 18_500_000, Autorate: &tunnel.AutorateStatus{Reason: "a queue forms"},
 		Queue: tunnel.QueueStatus{Packets: 3, Bytes: 4260, Marked: 10, Sojourn: &tunnel.HistogramStatus{Count: 1000, SumMs: 500}},
 		Totals: tunnel.TotalStatus{
 			Sent: tunnel.TrafficStatus{Packets: 10_000, Bytes: 14_000_000}, Received: tunnel.TrafficStatus{Packets: 5000, Bytes: 500_000},
@@ -40,8 +41,8 @@ func first() *tunnel.Status {
 		Peers: []tunnel.PeerStatus{
 			{
 				PublicKey: alice, Endpoint: "[2001:db8:1234:5678::2]:51820", Mode: "direct", LastHandshake: of(start.Add(-35 * time.Second)),
-				Lanes: tunnel.LaneStatus{InUse: 35, Flows: 36},
-				Sent:  tunnel.TrafficStatus{Bytes: 13_000_000, CE: 5}, Received: tunnel.TrafficStatus{Bytes: 400_000, CE: 50},
+				Lanes: tunnel.LaneStatus{InUse: 35, Flows: 36}, Asks: &tunnel.AskStatus{BitS: 20_000_000},
+				Sent: tunnel.TrafficStatus{Bytes: 13_000_000, CE: 5}, Received: tunnel.TrafficStatus{Bytes: 400_000, CE: 50},
 				Drops:   map[string]uint64{"codel": 3},
 				Sojourn: &tunnel.HistogramStatus{Count: 900, SumMs: 400},
 				LaneDetails: []tunnel.LaneDetail{
@@ -365,7 +366,8 @@ func TestPause(t *testing.T) {
 	if cmd := r.update(again{r.m.asked}); cmd != nil {
 		t.Error("asks while paused")
 	}
-	if strings.ReplaceAll(r.screen(), "  PAUSED", "        ") != before {
+	head, rest, _ := strings.Cut(r.screen(), "\n")
+	if _, was, _ := strings.Cut(before, "\n"); rest != was || !strings.Contains(head, "PAUSED") {
 		t.Errorf("paused:\n%s", r.screen())
 	}
 	r.now = r.now.Add(time.Minute)

@@ -68,9 +68,22 @@ func (m Model) headline() string {
 	if st.Up {
 		link = fmt.Sprintf("port %d", st.ListenPort)
 	}
-	text += fmt.Sprintf("  %s  %d peers  %d of %d ports open", link, len(st.Peers), st.Pool.Open, st.Pool.Limit)
+	paused := ""
 	if m.paused {
-		text += "  PAUSED"
+		paused = "  PAUSED"
+	}
+	text += fmt.Sprintf("  %s  %d peers%s%s  %d of %d ports open", link, len(st.Peers), paused, rate(st), st.Pool.Open, st.Pool.Limit)
+	return text
+}
+
+// rate is that at which packets leave, if there is one, and why if it is found.
+func rate(st *tunnel.Status) string {
+	if st.BandwidthBitS == 0 {
+		return ""
+	}
+	text := "  rate " + short(float64(st.BandwidthBitS))
+	if a := st.Autorate; a != nil {
+		text += " " + clean(a.Reason)
 	}
 	return text
 }

@@ -62,6 +62,7 @@ var _ tun.Device = (*Fake)(nil)
 type fakeQueue struct {
 	fake     *Fake
 	toTunnel chan injected
+	first    chan injected // taken from toTunnel by Await, and goes before it
 }
 
 type injected struct {
@@ -85,7 +86,7 @@ func NewWith(name string, o tun.Options) *Fake {
 		f.offloads = o.Offloads & tun.OffloadAll
 	}
 	for range max(o.Queues, 1) {
-		f.queues = append(f.queues, &fakeQueue{fake: f, toTunnel: make(chan injected, Capacity)})
+		f.queues = append(f.queues, &fakeQueue{fake: f, toTunnel: make(chan injected, Capacity), first: make(chan injected, 1)})
 	}
 	f.name.Store(&name)
 	f.mtu.Store(int32(o.MTU))

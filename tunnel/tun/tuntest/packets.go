@@ -3,6 +3,7 @@ package tuntest
 import (
 	"errors"
 	"os"
+	"time"
 
 	"kiloport/tunnel/tun"
 )
@@ -20,11 +21,38 @@ func (q *fakeQueue) Read(buf []byte) (tun.Header, int, error) {
 		return tun.Header{}, 0, os.ErrClosed
 	}
 	select {
+	case p := <-q.first:
+		return p.into(buf)
+	default:
+	}
+	select {
 	case <-q.fake.done:
 		return tun.Header{}, 0, os.ErrClosed
+	case p := <-q.first:
+		return p.into(buf)
 	case p := <-q.toTunnel:
 		return p.into(buf)
 	}
+}
+
+// Await is [tun.Queue]'s. One goroutine at a time may wait.
+func (q *fakeQueue) Await(d time.Duration) error {
+	if q.fake.isClosed() {
+		return os.ErrClosed
+	}
+	if len(q.first) > 0 {
+		return nil
+	}
+	over := time.NewTimer(d)
+	defer over.Stop()
+	select {
+	case <-q.fake.done:
+		return os.ErrClosed
+	case <-over.C:
+	case p := <-q.toTunnel:
+		q.first <- p
+	}
+	return nil
 }
 
 // TryRead is [tun.Queue]'s.
@@ -34,6 +62,11 @@ func (q *fakeQueue) TryRead(buf []byte) (tun.Header, int, error) {
 	}
 	if q.fake.isClosed() {
 		return tun.Header{}, 0, os.ErrClosed
+	}
+	select {
+	case p := <-q.first:
+		return p.into(buf)
+	default:
 	}
 	select {
 	case p := <-q.toTunnel:
