@@ -11,6 +11,8 @@ import (
 // section 7.1 would fragment the outer packet, which loses its ports), as two control
 // messages on one lane:
 //
+// Of the marks that gateways make on the two, that on the second to arrive counts.
+//
 //	PIECE = id(4) offset(2) length(2) bytes, length that of the whole packet
 const (
 	pieceHeader  = 8
