@@ -25,13 +25,22 @@ func TestPathsThatGrowNarrow(t *testing.T) {
 		if out, err := s.Router.Run(t.Context(), "nft", silentRouter); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
-		tun := startOurs(t, s, ipv6)
+		// The machine is to be busy with the paths, not with as much as it can carry.
+		daemon := tunnels.Kiloport{Binary: binary(t, kiloportBinary), Settings: []string{"Bandwidth = 50mbit"}}
+		tun, err := tunnels.Start(t.Context(), s, daemon, daemon, tunnels.Config{IPv6: ipv6})
+		if err != nil {
+			t.Fatal(err)
+		}
+		headers := 60
+		if ipv6 {
+			headers = 80
+		}
 		for _, e := range []tunnels.End{tun.A, tun.B} {
 			if err := e.Site.Up(e.Dev, jumbo-80); err != nil {
 				t.Fatal(err)
 			}
 		}
-		awaitPathMTU(t, tun, jumbo)
+		awaitPathMTU(t, tun, jumbo-80+headers)
 		watch, err := capture.Start(s.Router, s.B.RouterDev, capture.Config{})
 		if err != nil {
 			t.Fatal(err)

@@ -86,15 +86,30 @@ func (w *wiretap) lanes(calls []traffic.RollCall, from *tunnels.End) ([]lane, er
 	return lanes, nil
 }
 
+// sizeProbes are the lengths of a turn that the daemons' own probes of the path's size
+// have, too, over IPv6 and IPv4.
+var sizeProbes = []int{1200, 1360}
+
 // laneOf finds the lane of one turn among messages of its length. Control
-// messages between the listen ports may happen to have that length too: they do
-// not count if every packet of the turn was seen elsewhere, in one lane.
+// messages, between the listen ports or of a size that is tested, may happen to have
+// that length too: they do not count if every packet of the turn was seen elsewhere, in
+// one lane.
 func (w *wiretap) laneOf(call traffic.RollCall, messages []sighting) (lane, error) {
 	counts := map[lane]int{}
 	for _, s := range between(messages, call.From, call.To) {
 		counts[lane{flow: call.Flow, tuple: w.ordered[s.tuple], label: s.label}]++
 	}
-	if len(counts) > 1 {
+	zero := 0
+	for l := range counts {
+		if l.isLaneZero() {
+			zero++
+		}
+	}
+	switch {
+	case len(counts) < 2:
+	case zero == len(counts) || zero == 0 && slices.Contains(sizeProbes, call.InnerLength):
+		maps.DeleteFunc(counts, func(_ lane, n int) bool { return n < call.Packets })
+	default:
 		maps.DeleteFunc(counts, func(l lane, _ int) bool { return l.isLaneZero() })
 	}
 	seen := slices.SortedFunc(maps.Keys(counts), func(a, b lane) int { return counts[b] - counts[a] })

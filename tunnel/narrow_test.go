@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"kiloport/tunnel/tun"
+	"kiloport/tunnel/tun/tuntest"
 	"kiloport/tunnel/uapi"
 )
 
@@ -340,4 +342,48 @@ func FuzzPieces(f *testing.F) {
 			t.Fatalf("%d bytes, of a packet of %d", len(table.ready)-headerSize, binary.BigEndian.Uint16(b[6:]))
 		}
 	})
+}
+
+// streamOf is the payload of TCP segments over IPv6, in order, of which none may be
+// longer than most.
+func streamOf(t *testing.T, h tun.Header, super []byte, most int) (stream []byte) {
+	t.Helper()
+	segments, err := tuntest.Segment(h, super)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range segments {
+		if len(s) > most {
+			t.Errorf("a segment of %d bytes, want %d at most", len(s), most)
+		}
+		stream = append(stream, s[ipv6HeaderLen+int(s[ipv6HeaderLen+12]>>4)*4:]...)
+	}
+	return stream
+}
+
+// TestSuperPacketsAreCutForNarrowPaths: a stream loses nothing, in smaller segments.
+// Datagrams keep their boundaries, so that larger ones are not sent.
+func TestSuperPacketsAreCutForNarrowPaths(t *testing.T) {
+	const most = 1290
+	a, b, _ := stillPair(t)
+	x, p := a.device.transmit[0], a.peer(b)
+	p.innerMax.Store(most)
+	h, super := a.superTo(b.site, false, 1300)
+	want := streamOf(t, h, super, 1400)
+	x.offerSuper(h, super)
+	pkt, ok := x.queue.Dequeue(x.now)
+	if !ok {
+		t.Fatal("a super-packet of a stream was not queued")
+	}
+	if !bytes.Equal(streamOf(t, pkt.header, pkt.payload(), most), want) {
+		t.Error("the stream is another one")
+	}
+	x.offerSuper(a.superTo(b.site, true, 1300))
+	if n := x.queue.Len(); n != 0 || p.drops[dropTooBig].Load() == 0 {
+		t.Errorf("%d packets of datagrams that are too large are queued, %d dropped", n, p.drops[dropTooBig].Load())
+	}
+	x.offerSuper(a.superTo(b.site, true, 1200))
+	if x.queue.Len() != 1 {
+		t.Error("datagrams that fit were not queued")
+	}
 }

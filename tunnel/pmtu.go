@@ -171,13 +171,6 @@ func (m *pathMTU) active(now int64) {
 	}
 }
 
-// roamed has everything found anew.
-func (m *pathMTU) roamed(now int64) {
-	if m.state != mtuUnknown {
-		m.begin(now, m.least, m.most)
-	}
-}
-
 func (m *pathMTU) next() int64 { return m.tickAt }
 
 // step sends what is due and draws conclusions.

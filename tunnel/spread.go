@@ -190,16 +190,6 @@ func (s *spread) roamed(now int64) {
 	}
 }
 
-// doubted is told that something on the way has changed, so that lanes are tried
-// at once and not when data is missed.
-func (s *spread) doubted(now int64) {
-	if s.mode == spreadFallback {
-		s.backoff, s.retryAt = 0, now
-	}
-	s.watch.doubt(now)
-	s.wake(now)
-}
-
 func (s *spread) wake(now int64) {
 	if s.mode >= spreadProbing && (s.tickAt == 0 || s.tickAt > now) {
 		s.tickAt = now

@@ -11,8 +11,8 @@ import (
 func (p *peer) resetSpread() {
 	p.resetPath()
 	p.spread = spread{mode: spreadStock, reason: "no session yet"}
-	if !p.device.options.spreads() {
-		p.spread = spread{mode: spreadOff, reason: "spread is off"}
+	if o := &p.device.options; !o.spreads() {
+		p.spread = spread{mode: spreadOff, reason: ternary(o.Spread == SpreadOff, "spread is off", "with one port there is nothing to spread over")}
 	}
 	p.provider, p.lister = provider{}, lister{}
 	p.providing.Store(false)

@@ -146,7 +146,11 @@ func (d *daemon) device(options tunnel.Options) (*tunnel.Device, error) {
 	if d.anyIP, err = site.AnyIP(options.SourcePrefixes.All()); err != nil {
 		return nil, err
 	}
-	return tunnel.New(tunnel.Config{TUN: d.tun, Options: options, Log: d.log, Constants: constants, Clock: tunnel.NewPreciseClock()})
+	device, err := tunnel.New(tunnel.Config{TUN: d.tun, Options: options, Log: d.log, Constants: constants, Clock: tunnel.NewPreciseClock()})
+	if err != nil {
+		return nil, errors.Join(err, d.anyIP())
+	}
+	return device, nil
 }
 
 // serve runs the device until its link or its socket is deleted or ctx ends.
