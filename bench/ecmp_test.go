@@ -70,17 +70,17 @@ func TestPathOfTwoThatDies(t *testing.T) {
 
 func testDyingPath(t *testing.T, s *netlab.Sites, far *netlab.Node, dev string, ipv6 bool) {
 	tun := startOurs(t, s, ipv6)
-	const flows, interval, dies = 60, 20 * time.Millisecond, 2 * time.Second
+	const flows, interval = 60, 20 * time.Millisecond
 	killed := make(chan error, 1)
 	go func() {
-		time.Sleep(dies + time.Second) // opening the flows takes a moment
+		time.Sleep(2 * time.Second) // opening the flows takes a moment
 		_, err := far.Run(t.Context(), "nft", "add table inet dead; add chain inet dead in { type filter hook prerouting priority -300 ; };"+
 			"add rule inet dead in iifname "+dev+" drop; add chain inet dead out { type filter hook postrouting priority 300 ; };"+
 			"add rule inet dead out oifname "+dev+" drop")
 		killed <- err
 	}()
 	r, err := traffic.Between(t.Context(), s.A.End(), s.B.End(), traffic.Plan{
-		Duration: 6 * time.Second, Series: true,
+		Duration: 4500 * time.Millisecond, Series: true,
 		Groups: []traffic.Group{{Kind: traffic.UDPEcho, Count: flows, To: s.B.Inner6(1).Addr(), Interval: interval}},
 	})
 	if err := <-killed; err != nil {

@@ -19,7 +19,7 @@ const silentRouter = "add table inet mute; add chain inet mute out { type filter
 // longer than 2 s, and no outer packet is a fragment.
 func TestPathsThatGrowNarrow(t *testing.T) {
 	families(t, func(t *testing.T, ipv6 bool) {
-		const jumbo, patience, phase = 9000, 2 * time.Second, 2500 * time.Millisecond
+		const jumbo, patience, phase = 9000, 2 * time.Second, 2 * time.Second
 		sizes := []int{1500, 1492, 1400, 1280}
 		s := netlab.ForTest(t, netlab.SitesConfig{MTU: jumbo})
 		if out, err := s.Router.Run(t.Context(), "nft", silentRouter); err != nil {

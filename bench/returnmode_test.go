@@ -173,13 +173,13 @@ func testFlush(t *testing.T, tun *tunnels.Tunnel, walls []*wall) {
 	flushed := make(chan struct{})
 	go func() {
 		defer close(flushed)
-		time.Sleep(1500 * time.Millisecond)
+		time.Sleep(time.Second)
 		for _, w := range walls {
 			w.flush(t)
 		}
 	}()
 	r, err := traffic.Between(t.Context(), tun.A.Site.End(), tun.B.Site.End(), traffic.Plan{
-		Duration: 5 * time.Second,
+		Duration: 4 * time.Second,
 		Groups:   []traffic.Group{{Kind: traffic.UDPEcho, Count: 50, To: tun.B.Site.Inner6(1).Addr(), Interval: interval}},
 	})
 	<-flushed
@@ -231,7 +231,6 @@ func TestSpreadByOtherMeans(t *testing.T) {
 	}{
 		{"labels", "1", func(s spreading) bool { return s.Tuples == 1 && s.Labels == s.Flows }},
 		{"addresses", "1", func(s spreading) bool { return s.Ports == 1 && s.Tuples == s.Flows }},
-		{"labels+addresses", "1", func(s spreading) bool { return s.Ports == 1 && s.Tuples == s.Flows && s.Labels == s.Flows }},
 		{"ports+addresses", "1024", func(s spreading) bool { return s.Ports == s.Flows && s.Tuples == s.Flows && s.Labels == s.Flows }},
 	} {
 		t.Run(test.spread, func(t *testing.T) {
