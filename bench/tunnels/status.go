@@ -51,11 +51,14 @@ type PeerStatus struct {
 // to its listen port.
 const ModeDirect = "direct"
 
+// modeOff is that of a peer whose flows the configuration does not tell apart.
+const modeOff = "off"
+
 // Spreads says whether data to the peer leaves the ordinary path between the listen
 // ports.
 func (p *PeerStatus) Spreads() bool {
 	switch p.Mode {
-	case "off", "stock", "probing", "fallback":
+	case modeOff, "stock", "probing", "fallback":
 		return false
 	}
 	return true
@@ -123,6 +126,9 @@ func (e End) CheckLanes(ctx context.Context, binary string) error {
 	peer, err := s.Peer()
 	if err != nil {
 		return err
+	}
+	if peer.Mode == modeOff {
+		return nil // as the configuration has it: one port is plain WireGuard
 	}
 	if !peer.Spreads() || peer.Lanes.Agreed == 0 {
 		return fmt.Errorf("%s is in mode %s with %d lanes agreed on: %s", e.Dev, peer.Mode, peer.Lanes.Agreed, peer.Reason)
