@@ -62,9 +62,28 @@ demo: deps ## two sites, a router, hundreds of flows: see what the wire sees
 test: deps-test ## every check and every test; as root
 	@.ci/test
 
+.PHONY: pgo
+pgo: ## profile the packet path anew, for the compiler (cmd/kiloport/default.pgo)
+	"$$(.ci/go)" test ./tunnel -run '^$$' -bench 'Path|Flows/100$$' -benchtime 2s -o /dev/null -cpuprofile cmd/kiloport/default.pgo
+
+# What packages are made for, as Go has it; rpm and deb have their own names.
+ARCHITECTURES ?= amd64 arm64
+
+.PHONY: packages
+packages: ## make .deb and .rpm in bin, for ARCHITECTURES
+	@deploy/package/make "$(VERSION)" $(ARCHITECTURES)
+
+.PHONY: static
+static: ## build static binaries for routers, too, and tell their sizes
+	@deploy/package/static "$(VERSION)"
+
 .PHONY: install
 install: build ## install under DESTDIR and PREFIX (/usr/local)
 	install -D -m 755 bin/kiloport $(DESTDIR)$(PREFIX)/bin/kiloport
+	install -d -m 700 $(DESTDIR)/etc/kiloport
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's,/usr/bin/kiloport,$(PREFIX)/bin/kiloport,' deploy/systemd/kiloport@.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/kiloport@.service
+	sed 's,/usr/local/bin/kiloport,$(PREFIX)/bin/kiloport,' deploy/attach/kiloport-attach@.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/kiloport-attach@.service
 	install -d $(DESTDIR)$(PREFIX)/share/man/man8
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	install -d $(DESTDIR)$(PREFIX)/share/zsh/site-functions

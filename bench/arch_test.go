@@ -59,8 +59,9 @@ func mayImport(from, to string) bool {
 	switch top {
 	case "tunnel":
 		return toLeaf || toTunnel
-	case "cmd":
-		return toLeaf || toTunnel || to == from || strings.HasPrefix(to, from+"/")
+	case "cmd": // a command's packages are one program's
+		command := strings.Join(strings.SplitN(from+"/", "/", 3)[:2], "/")
+		return toLeaf || toTunnel || to == command || strings.HasPrefix(to, command+"/")
 	default: // bench and deploy use the binary from outside
 		return strings.HasPrefix(to, top+"/")
 	}
@@ -73,6 +74,9 @@ func TestLayerRule(t *testing.T) {
 	}{
 		{"cmd/kiloport", "tunnel", true},
 		{"cmd/kiloport", "cmd/kiloport/config", true},
+		{"cmd/kiloport/sites", "cmd/kiloport/quick", true},
+		{"cmd/kiloport/sites", "cmd/other", false},
+		{"cmd/kiloport/sites", "cmd/kiloportal", false},
 		{"cmd/kiloport", "bench/netlab", false},
 		{"tunnel", "queue", true},
 		{"tunnel", "tunnel/noise", true},

@@ -31,6 +31,7 @@ func TestAttach(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		t.Parallel() // it has a kernel of its own, of one processor
 		testInKernel(t, k.Run)
 		return
 	}
@@ -70,6 +71,7 @@ func TestAttachStockKernel(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		t.Parallel() // it has a kernel of its own, of one processor
 		testInKernel(t, k.Run)
 		return
 	}

@@ -223,6 +223,7 @@ func checkMove(t *testing.T, r *traffic.Result) {
 // knows no other clock than the real one, so this takes that long; the cases run
 // side by side.
 func TestStockPeerAcrossRekey(t *testing.T) {
+	t.Parallel() // it waits for most of the time
 	const rekeyAfter = 120 * time.Second
 	stockCases(t, func(t *testing.T, atA, atB tunnels.Daemon, c tunnels.Config) {
 		t.Parallel()

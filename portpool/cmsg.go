@@ -22,9 +22,9 @@ const (
 
 	// sendControl has room for a source, a traffic class and a segment size,
 	// receiveControl for destination (both ways), class, hop limit, time of
-	// arrival and segment size.
+	// arrival, segment size and what was refused.
 	sendControl    = 88
-	receiveControl = 192
+	receiveControl = 216
 )
 
 func cmsgSpace(data int) int {
@@ -107,5 +107,7 @@ func parseCmsg(level, typ int32, data []byte, m *Message) {
 		m.SegmentSize = int(binary.NativeEndian.Uint32(data) & 0xffff)
 	case level == unix.SOL_SOCKET && typ == unix.SO_TIMESTAMPNS_NEW && len(data) >= 16:
 		m.Time = int64(binary.NativeEndian.Uint64(data))*1e9 + int64(binary.NativeEndian.Uint64(data[8:]))
+	case level == unix.SOL_SOCKET && typ == unix.SO_RXQ_OVFL && len(data) >= 4:
+		m.Refused = binary.NativeEndian.Uint32(data)
 	}
 }

@@ -58,6 +58,10 @@ func slowParse(b []byte) (m Message, err error) {
 			if len(d) >= 16 {
 				m.Time = word(d)*1e9 + word(d[8:])
 			}
+		case [2]int32{unix.SOL_SOCKET, unix.SO_RXQ_OVFL}:
+			if len(d) >= 4 {
+				m.Refused = binary.NativeEndian.Uint32(d)
+			}
 		}
 	}
 	return m, nil
@@ -91,6 +95,10 @@ func FuzzParseControl(f *testing.F) {
 	data, _ = putCmsg(joined, unix.SOL_UDP, unix.UDP_GRO, 4)
 	binary.NativeEndian.PutUint32(data, 1452)
 	f.Add(joined)
+	refused := aligned(make([]byte, 24))
+	data, _ = putCmsg(refused, unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 4)
+	binary.NativeEndian.PutUint32(data, 77)
+	f.Add(refused)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		b = aligned(b)
 		var got Message

@@ -77,7 +77,17 @@ func openNetwork(cfg SocketConfig, network string) (*UDPSocket, error) {
 	if err != nil {
 		return nil, fail(plainErrno(err))
 	}
-	s := &UDPSocket{conn: pc.(*net.UDPConn), shared: cfg.Shared, lone: cfg.lone, noRead: cfg.SendOnly, v4only: network == "udp4"}
+	s, err := newSocket(pc.(*net.UDPConn), cfg, network == "udp4")
+	if err != nil {
+		pc.Close()
+		return nil, fail(plainErrno(err))
+	}
+	return s, nil
+}
+
+// newSocket sets up a socket that has its port. It stays the caller's if that fails.
+func newSocket(conn *net.UDPConn, cfg SocketConfig, v4only bool) (s *UDPSocket, err error) {
+	s = &UDPSocket{conn: conn, shared: cfg.Shared, lone: cfg.lone, noRead: cfg.SendOnly, v4only: v4only}
 	if s.shared == nil {
 		s.shared = NewShared(SharedConfig{})
 	}
@@ -87,11 +97,7 @@ func openNetwork(cfg SocketConfig, network string) (*UDPSocket, error) {
 	if s.raw, err = s.conn.SyscallConn(); err == nil {
 		err = s.configure(cfg)
 	}
-	if err != nil {
-		s.conn.Close()
-		return nil, fail(plainErrno(err))
-	}
-	return s, nil
+	return s, err
 }
 
 // plainErrno strips what net says around an errno, the address and operation

@@ -549,6 +549,40 @@ func TestReceiveTakesWhatIsThere(t *testing.T) {
 	}
 }
 
+// TestRefused: what a socket had no room for is told by what comes after.
+func TestRefused(t *testing.T) {
+	s, err := Open(SocketConfig{ReceiveBuffer: 8 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	const sent = 200
+	send := func(n int) {
+		for range n {
+			mustSend(t, s, Message{Buf: make([]byte, 1000), Addr: addrPort("127.0.0.1", s.Port())})
+		}
+	}
+	send(sent)
+	ms := make([]Message, sent)
+	for i := range ms {
+		ms[i].Buf = make([]byte, 1000)
+	}
+	got, err := s.Receive(ms)
+	if err != nil || got == sent {
+		t.Fatalf("%d of %d datagrams in a small socket: %v", got, sent, err)
+	}
+	if ms[0].Refused != 0 {
+		t.Errorf("%d refused before the first", ms[0].Refused)
+	}
+	send(1)
+	if _, err := s.Receive(ms); err != nil {
+		t.Fatal(err)
+	}
+	if n := int(ms[0].Refused); n != sent-got {
+		t.Errorf("%d refused, want %d", n, sent-got)
+	}
+}
+
 func TestSendReceiveDoNotAllocate(t *testing.T) {
 	s, err := Open(SocketConfig{ReceiveBuffer: 1 << 20})
 	if err != nil {

@@ -62,7 +62,8 @@ type Arrival struct {
 	rate float64 // of the lane, bit/s, 0 if nothing is dropped from it
 }
 
-// AdmissionStats counts datagrams since the start.
+// AdmissionStats counts datagrams since the start, those of batches that were
+// decided upon.
 type AdmissionStats struct {
 	Admitted uint64
 	// CoDel were dropped by CoDel's law, Shed to cut lanes to equal shares.
@@ -119,6 +120,13 @@ func NewAdmission(c AdmissionConfig) *Admission {
 
 // Stats gives the counters.
 func (a *Admission) Stats() AdmissionStats { return a.stats }
+
+// Calm says that there is nothing to decide of a batch, all of which is admitted, so
+// that Decide need not be called: nothing waits or was refused, now and of late.
+func (a *Admission) Calm(now, sojourn int64, full bool) bool {
+	quiet := a.full == 0 || now-a.full >= a.law.interval
+	return quiet && !full && sojourn < a.law.target/2 && a.part == 0 && a.above == 0 && a.codel.aboveSince == 0 && !a.codel.dropping
+}
 
 // Decide sets the Drop of each message of a batch and says how many are to be
 // dropped in all. The sojourn is how long the batch's oldest datagram has waited in

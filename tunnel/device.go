@@ -38,22 +38,27 @@ type Config struct {
 	Rand io.Reader
 	// OpenSocket opens a UDP socket; nil means [portpool.Open].
 	OpenSocket func(portpool.SocketConfig) (portpool.Socket, error)
+	// Listen are the listen sockets of a process before this one, from its
+	// [Handover]. They are used for as many workers on the same port, and closed
+	// otherwise.
+	Listen []*os.File
 }
 
 // Device is a tunnel interface with its peers. Make one with [New], configure it
 // with [Device.Configure] at any time, and let it work with [Device.Run].
 type Device struct {
-	tun         tun.Device
-	options     Options
-	log         *slog.Logger
-	limited     *limitedLog
-	constants   *noise.Constants
-	clock       Clock
-	rand        io.Reader
-	openSocket  func(portpool.SocketConfig) (portpool.Socket, error)
-	queueConfig queue.Config
-	hasher      flowhash.Hasher
-	labels      labels
+	tun             tun.Device
+	options         Options
+	log             *slog.Logger
+	limited         *limitedLog
+	constants       *noise.Constants
+	clock           Clock
+	rand            io.Reader
+	openSocket      func(portpool.SocketConfig) (portpool.Socket, error)
+	queueConfig     queue.Config
+	admissionSecret [xxhashStripe]byte
+	hasher          flowhash.Hasher
+	labels          labels
 
 	// The tables that the packet path reads.
 	static      atomic.Pointer[noise.Static] // nil: no private key
@@ -89,6 +94,11 @@ type Device struct {
 	peers   map[noise.PublicKey]*peer
 	order   []*peer // as they were configured
 	retired totals  // of peers that were removed; behind config
+
+	inherited    []*os.File     // listen sockets, until the link first comes up
+	handing      atomic.Bool    // HandOver has begun: what ends is to end cleanly
+	transmitting sync.WaitGroup // the transmitters
+	resumed      chan struct{}  // nil, or closed when the state of a link that was handed over is known
 
 	linked   chan error // result of the last time the link came up
 	done     chan struct{}
@@ -126,6 +136,7 @@ func New(c Config) (*Device, error) {
 		done:      make(chan struct{}),
 		receiving: make(chan struct{}),
 		workers:   len(c.TUN.Queues()),
+		inherited: c.Listen,
 	}
 	close(d.receiving)
 	d.defaults()
@@ -170,6 +181,9 @@ func (d *Device) secrets() (err error) {
 		return fmt.Errorf("draw the secret of the flow hash: %w", err)
 	}
 	d.hasher = flowhash.NewHasher(secret)
+	if _, err = io.ReadFull(d.rand, d.admissionSecret[:]); err != nil {
+		return fmt.Errorf("draw the secret of the lanes' hash: %w", err)
+	}
 	d.labels, err = newLabels(d.rand)
 	return err
 }
@@ -181,8 +195,11 @@ func (d *Device) Run(ctx context.Context) error {
 	defer stop()
 	transmitted := make(chan error, d.workers)
 	for _, t := range d.transmit {
+		d.transmitting.Add(1)
 		d.finished.Go(func() {
+			defer d.transmitting.Done()
 			d.pin(t.worker)
+			d.awaitLink()
 			transmitted <- t.run()
 		})
 	}
@@ -226,6 +243,7 @@ func (d *Device) watch(transmitted <-chan error) error {
 func (d *Device) linkEvent(event tun.Event) {
 	d.config.Lock()
 	defer d.config.Unlock()
+	defer d.linkKnown()
 	switch event {
 	case tun.Up:
 		d.linkIsUp = true
@@ -335,6 +353,9 @@ func (d *Device) openListen(port uint16) (all []portpool.Socket, err error) {
 			return nil, err
 		}
 		return []portpool.Socket{s}, nil
+	}
+	if all := d.takeInherited(c); all != nil {
+		return all, nil
 	}
 	group, err := portpool.OpenGroup(c, d.workers, portpool.Steering{})
 	for _, s := range group {

@@ -22,6 +22,7 @@ const (
 	dropSendFailed                    // the kernel refused for another reason
 
 	// On the way in.
+	dropAdmission   // overload: stood in the socket for too long, or its lane brought most
 	dropTruncated   // longer than any datagram that we make room for
 	dropMalformed   // none of the four message types
 	dropMAC         // mac1 is wrong: the sender does not know our public key
@@ -45,7 +46,7 @@ const (
 var dropNames = [dropReasonCount]string{
 	"invalid", "no-peer", "no-private-key", "no-endpoint", "no-session", "overlimit", "codel",
 	"link-down", "send-buffer-full", "too-big", "unreachable", "send-failed",
-	"truncated", "malformed", "bad-mac", "cookie", "rate", "busy", "bad-handshake", "no-such-session",
+	"overload", "truncated", "malformed", "bad-mac", "cookie", "rate", "busy", "bad-handshake", "no-such-session",
 	"lane", "forged", "replay", "expired", "ecn", "not-ip", "source-not-allowed", "tun", "bad-control",
 }
 

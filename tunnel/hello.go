@@ -32,6 +32,7 @@ type helloState struct {
 	said    int   // how often we sent HELLO
 	heard   bool  // HELLO or its answer arrived
 	over    bool  // heard, or given up
+	theirs  hello // if heard
 }
 
 // next is when helloStep wants to be called, 0 = never.
@@ -123,7 +124,7 @@ func (p *peer) heardHello(now int64, s *session, t controlType, body []byte) {
 	if s.hello.heard {
 		return
 	}
-	s.hello.heard, s.hello.over = true, true
+	s.hello.heard, s.hello.over, s.hello.theirs = true, true, theirs
 	s.decapsulates.Store(theirs.ECN&helloECNDecapsulates != 0)
 	s.vouches.Store(theirs.Path&helloPathVouched != 0)
 	if theirs.AEADs&helloAEADAES256 != 0 && p.device.offers&noise.CounterAES != 0 {

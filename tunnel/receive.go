@@ -18,22 +18,26 @@ const (
 	// datagrams of one lane only, so that it takes many of them where there are
 	// many lanes. Memory that no datagram reaches costs nothing.
 	receiveBatch = 128
+	// flushBytes is how many bytes of a batch are opened before they are written
+	// to the TUN device: what came first is not to wait for all that came behind.
+	flushBytes   = 512 << 10
 	receivePause = 100 * time.Millisecond
 )
 
 // receiver carries packets from a socket to a queue of the TUN device. It is one
 // goroutine and owns everything here.
 type receiver struct {
-	device   *Device
-	worker   int
-	slot     int  // of its own at each peer
-	pooled   bool // it serves ports of the pool
-	answers  answers
-	out      *tun.Coalescer
-	messages []portpool.Message
-	touched  []touchedPeer
-	batch    uint64
-	now      int64
+	device    *Device
+	worker    int
+	slot      int  // of its own at each peer
+	pooled    bool // it serves ports of the pool
+	answers   answers
+	out       *tun.Coalescer
+	admission admission
+	messages  []portpool.Message
+	touched   []touchedPeer
+	batch     uint64
+	now       int64
 }
 
 // touchedPeer is a peer that something arrived from in this batch.
@@ -51,7 +55,8 @@ func newReceiver(d *Device, worker int) *receiver {
 	}
 	r := &receiver{
 		device: d, worker: worker, slot: worker, answers: answers{hasher: d.hasher}, out: tun.NewCoalescer(d.tun.Queues()[worker], offloads),
-		messages: make([]portpool.Message, receiveBatch),
+		admission: newAdmission(d.admissionSecret, receiveBatch),
+		messages:  make([]portpool.Message, receiveBatch),
 	}
 	slab := make([]byte, receiveBatch*maxDatagram)
 	for i := range r.messages {
@@ -65,7 +70,7 @@ func (r *receiver) run(socket portpool.Socket) {
 	for {
 		n, err := socket.Receive(r.messages)
 		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
+			if errors.Is(err, net.ErrClosed) || r.device.handing.Load() {
 				return
 			}
 			r.device.limited.warn("cannot receive, trying again", "error", err)
@@ -90,13 +95,21 @@ func (r *receiver) pause() {
 func (r *receiver) receive(messages []portpool.Message) {
 	r.now = r.device.clock.Now()
 	r.batch++
+	refused := r.admission.decide(r.now, r.device.clock.Wall().UnixNano(), messages)
+	bytes := 0
 	for i := range messages {
-		r.message(&messages[i])
+		m := &messages[i]
+		if bytes += m.N; bytes > flushBytes {
+			r.flush()
+			bytes = m.N
+		}
+		skip := 0
+		if refused != nil {
+			skip = refused[i].Drop
+		}
+		r.message(m, skip)
 	}
-	if refused, err := r.out.Flush(); err != nil {
-		r.device.drops[dropTUN].Add(uint64(refused))
-		r.device.limited.warn("the tun device refused packets", "error", err)
-	}
+	r.flush()
 	for i := range r.touched {
 		t := &r.touched[i]
 		t.peer.received(r.now, t.session, t.data, t.inner)
@@ -105,11 +118,28 @@ func (r *receiver) receive(messages []portpool.Message) {
 	r.touched = r.touched[:0]
 }
 
-func (r *receiver) message(m *portpool.Message) {
+// flush writes what was received so far to the TUN device.
+func (r *receiver) flush() {
+	if refused, err := r.out.Flush(); err != nil {
+		r.device.drops[dropTUN].Add(uint64(refused))
+		r.device.limited.warn("the tun device refused packets", "error", err)
+	}
+}
+
+// message handles the datagrams of a message, but for the first ones that are to be
+// skipped.
+func (r *receiver) message(m *portpool.Message, skip int) {
 	if m.Truncated {
 		r.device.drops.add(dropTruncated)
 	}
+	if skip > 0 {
+		r.device.drops[dropAdmission].Add(uint64(skip))
+	}
 	for datagram := range m.Datagrams {
+		if skip > 0 {
+			skip--
+			continue
+		}
 		r.datagram(m, datagram)
 	}
 }

@@ -70,6 +70,8 @@ func (m *memTUN) TryRead(buf []byte) (tun.Header, int, error) {
 	default:
 	}
 	select {
+	case <-m.closed:
+		return tun.Header{}, 0, os.ErrClosed
 	case p := <-m.in:
 		return tun.Header{}, copy(buf[tun.Headroom:], p), nil
 	default:

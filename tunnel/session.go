@@ -97,7 +97,7 @@ func (s *session) allowLanes(limit uint16) {
 	if n := (int(limit) + laneChunk) / laneChunk; s.chunks == nil && limit > 0 {
 		s.chunks = make([]atomic.Pointer[[laneChunk]txLane], n)
 	}
-	s.limit.Store(uint32(min(int(limit), len(s.chunks)*laneChunk-1)))
+	s.limit.Store(uint32(max(min(int(limit), len(s.chunks)*laneChunk-1), 0)))
 }
 
 // lane gives the sending state of a lane of 0 to limit.

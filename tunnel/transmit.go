@@ -62,6 +62,9 @@ func newTransmitter(d *Device, worker int) *transmitter {
 func (t *transmitter) run() error {
 	for {
 		if err := t.fill(); err != nil {
+			if t.device.handing.Load() {
+				t.drain()
+			}
 			return err
 		}
 		t.moveLines()

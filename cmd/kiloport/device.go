@@ -37,7 +37,24 @@ type daemon struct {
 	metrics metricsSocket
 	anyIP   func() error // takes back what made source addresses ours
 	log     *slog.Logger
+	life    lifecycle
 }
+
+// lifecycle is what is around a device. The zero value is nothing.
+type lifecycle interface {
+	// started is called when packets flow; an error of it ends the device.
+	started(context.Context) error
+	// stopping is called before the device goes, and gone after it.
+	stopping()
+	gone()
+}
+
+// alone is the lifecycle of a device that others configure.
+type alone struct{ log *slog.Logger }
+
+func (a alone) started(context.Context) error { ready(a.log); return nil }
+func (alone) stopping()                       {}
+func (alone) gone()                           {}
 
 // runDevice is `kiloport NAME`.
 func (c *command) runDevice(ctx context.Context, name string) error {
@@ -67,12 +84,13 @@ func (c *command) runDevice(ctx context.Context, name string) error {
 	}
 	outliveReaders()
 	defer d.socket.Remove()
-	device, err := d.device(options)
+	device, err := d.device(options, nil)
 	if err != nil {
 		d.close()
 		return err
 	}
-	return d.serve(ctx, device, func(context.Context) error { ready(log); return nil }, func() {}, func() {})
+	d.life = alone{log}
+	return d.serve(ctx, device, device)
 }
 
 // openDaemon makes, or inherits, the TUN device and the socket.
@@ -140,24 +158,33 @@ func (d *daemon) close() {
 // nothing, and a home router has none to spare.
 const heapGrowth = 25
 
-func (d *daemon) device(options tunnel.Options) (*tunnel.Device, error) {
+func (d *daemon) device(options tunnel.Options, listen []*os.File) (*tunnel.Device, error) {
 	debug.SetGCPercent(heapGrowth)
 	var err error
 	if d.anyIP, err = site.AnyIP(options.SourcePrefixes.All()); err != nil {
 		return nil, err
 	}
-	device, err := tunnel.New(tunnel.Config{TUN: d.tun, Options: options, Log: d.log, Constants: constants, Clock: tunnel.NewPreciseClock()})
+	device, err := tunnel.New(tunnel.Config{TUN: d.tun, Options: options, Log: d.log, Constants: constants, Clock: tunnel.NewPreciseClock(), Listen: listen})
 	if err != nil {
 		return nil, errors.Join(err, d.anyIP())
 	}
 	return device, nil
 }
 
-// serve runs the device until its link or its socket is deleted or ctx ends.
-// started is called when packets flow; an error of it ends the device. stopping
-// is called before the device goes and gone after it. The socket's clients are
-// let go last of all, so that who waits for that knows that everything is undone.
-func (d *daemon) serve(ctx context.Context, device *tunnel.Device, started func(context.Context) error, stopping, gone func()) error {
+// successor is a lifecycle that may go on in another process.
+type successor interface {
+	lifecycle
+	// wanted gives a token when this process is to be replaced by its successor.
+	wanted() <-chan struct{}
+	// succeeded hands the device over. It reports whether the device goes on
+	// elsewhere, and whether it has ended here.
+	succeeded(device *tunnel.Device, bySystemd bool) (elsewhere, ended bool)
+}
+
+// serve runs the device until its link or its socket is deleted, ctx ends, or it
+// has a successor. The socket's clients, whom backend serves, are let go last of
+// all, so that who waits for that knows that everything is undone.
+func (d *daemon) serve(ctx context.Context, device *tunnel.Device, backend uapi.Backend) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	unlinked, err := uapi.Watch(ctx, d.socket.Path())
@@ -168,30 +195,57 @@ func (d *daemon) serve(ctx context.Context, device *tunnel.Device, started func(
 	}
 	serveCtx, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	served := make(chan error, 1)
-	go func() { served <- uapi.Serve(serveCtx, d.socket, device, d.log) }()
+	go func() { served <- uapi.Serve(serveCtx, d.socket, backend, d.log) }()
 	ran := make(chan error, 1)
 	go func() { ran <- device.Run(context.WithoutCancel(ctx)) }()
 	stopMetrics := d.metrics.serve(device, d.log)
+	go watchdog(serveCtx, device.Responsive, d.log)
 
-	err = started(ctx)
-	if err == nil {
-		select {
-		case <-ctx.Done():
-		case <-unlinked:
-			d.log.Info("the configuration socket was removed: ending", "interface", d.name)
-		case err = <-ran:
-			ran <- nil
-		}
+	elsewhere := false
+	if err = d.life.started(ctx); err == nil {
+		elsewhere, err = d.wait(ctx, device, unlinked, ran)
 	}
-	stopping()
+	if !elsewhere {
+		d.life.stopping()
+	}
 	stopMetrics()
 	device.Close()
 	err = errors.Join(err, <-ran)
-	err = errors.Join(err, d.socket.Remove())
-	err = errors.Join(err, d.anyIP())
-	gone() // before those are let go who wait for everything to be undone
+	if !elsewhere {
+		err = errors.Join(err, d.socket.Remove())
+		err = errors.Join(err, d.anyIP())
+		d.life.gone() // before those are let go who wait for everything to be undone
+	}
 	stopServing()
 	return errors.Join(err, <-served)
+}
+
+// wait waits for the end, which is not one if there is a successor.
+func (d *daemon) wait(ctx context.Context, device *tunnel.Device, unlinked <-chan struct{}, ran chan error) (elsewhere bool, err error) {
+	var wanted <-chan struct{}
+	next, hasNext := d.life.(successor)
+	if hasNext {
+		wanted = next.wanted()
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			if hasNext && toBeRestarted(d.log) {
+				elsewhere, _ = next.succeeded(device, true)
+			}
+			return elsewhere, nil
+		case <-wanted:
+			if _, ended := next.succeeded(device, false); ended {
+				return false, errors.New("could not be started again")
+			}
+		case <-unlinked:
+			d.log.Info("the configuration socket was removed: ending", "interface", d.name)
+			return false, nil
+		case err = <-ran:
+			ran <- nil
+			return false, err
+		}
+	}
 }
 
 // background starts this program again with the descriptors, and leaves it

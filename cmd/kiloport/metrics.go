@@ -27,13 +27,19 @@ func listenMetrics(o tunnel.Options) (m metricsSocket, err error) {
 	case inherited != nil:
 		defer inherited.Close()
 		defer os.Unsetenv(envMetrics)
-		if m.listener, err = net.FileListener(inherited); err != nil {
-			return m, fmt.Errorf("take over the socket of %s: %w", envMetrics, err)
-		}
+		return inheritMetrics(inherited)
 	case o.Metrics.IsValid():
 		m.listener, err = metrics.Listen(o.Metrics)
 	}
 	return m, err
+}
+
+// inheritMetrics takes a socket over. It does not close f.
+func inheritMetrics(f *os.File) (m metricsSocket, err error) {
+	if m.listener, err = net.FileListener(f); err != nil {
+		return m, fmt.Errorf("take over the socket for Prometheus: %w", err)
+	}
+	return m, nil
 }
 
 func (m metricsSocket) close() {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -99,8 +100,8 @@ var byteUnits = []struct {
 }{{"g", 1 << 30}, {"m", 1 << 20}, {"k", 1 << 10}, {"", 1}}
 
 // The bounds of what may wait: a packet of every flow that matters, and what any
-// machine has.
-const leastMemory, mostMemory = 64 << 10, 1 << 34
+// machine has, in whole MiB.
+const leastMemory, mostMemory = 64 << 10, min(1<<34, math.MaxInt&^(1<<20-1))
 
 func parseBytes(v string) (int, error) {
 	text := strings.TrimSuffix(strings.ToLower(v), "b")

@@ -85,7 +85,7 @@ silent.`,
 	root.PersistentFlags().StringVar(&c.logLevel, "log-level", logLevelDefault(), "verbose, info, error or silent")
 	root.Flags().BoolVarP(&c.foreground, "foreground", "f", false, "stay in the foreground")
 	c.chosen = addFlags(root.PersistentFlags())
-	root.AddCommand(c.up(), c.down(), c.check(), c.show(), c.top(), c.attach(), c.detach(), c.genkey(), c.genpsk(), c.pubkey(), c.man(), c.versionCommand())
+	root.AddCommand(c.up(), c.down(), c.check(), c.reload(), c.restart(), c.setup(), c.doctor(), c.show(), c.top(), c.attach(), c.detach(), c.genkey(), c.genpsk(), c.pubkey(), c.man(), c.versionCommand())
 	root.SetIn(c.stdin)
 	root.SetOut(c.stdout) // before the next lines: completion takes it from here
 	root.SetErr(c.stderr)

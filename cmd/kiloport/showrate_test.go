@@ -10,7 +10,7 @@ import (
 
 func TestShowTellsOfRates(t *testing.T) {
 	delay := 6.23
-	parameters := tunnel.FQCoDelStatus{TargetMs: 5, IntervalMs: 100, Quantum: 1514, Flows: 1024, Limit: 10240, MemoryLimit: 32 << 20, ECN: true}
+	parameters := tunnel.FQCoDelStatus{TargetMs: 5, IntervalMs: 100, Quantum: 1514, Flows: 1024, Limit: 10240, MemoryLimit: 16 << 20, ECN: true}
 	shallow := parameters
 	shallow.ECN, shallow.CEThresholdMs, shallow.MemoryLimit = false, 0.5, 100_001
 	found := tunnel.AutorateStatus{
@@ -24,7 +24,7 @@ func TestShowTellsOfRates(t *testing.T) {
 		not    string
 	}{
 		"none": {tunnel.Status{Bandwidth: "off", ReceiveBandwidth: "off", Queue: tunnel.QueueStatus{Parameters: parameters}},
-			[]string{"fq_codel: limit 10240 flows 1024 quantum 1514 target 5ms interval 100ms memory_limit 32m ecn\n", "queue: 0 packets"}, "bandwidth"},
+			[]string{"fq_codel: limit 10240 flows 1024 quantum 1514 target 5ms interval 100ms memory_limit 16m ecn\n", "queue: 0 packets"}, "bandwidth"},
 		"fixed": {tunnel.Status{Bandwidth: "20mbit", ReceiveBandwidth: "5mbit", Overhead: "ptm overhead 30 mpu 0", Queue: tunnel.QueueStatus{Parameters: shallow}},
 			[]string{"bandwidth: 20mbit, ptm overhead 30 mpu 0\n", "peers are asked for: 5mbit, ptm overhead 30 mpu 0\n", "memory_limit 100001 noecn ce_threshold 0.5ms\n"}, "autorate"},
 		"found": {tunnel.Status{Bandwidth: "18.5mbit", Autorate: &found},
@@ -70,7 +70,7 @@ func TestQueueOptions(t *testing.T) {
 		"queue-quantum":      {"1514", []string{"300", "1048576"}, map[string]string{"63": "within 64 to 1048576", "many": "is not a number"}},
 		"queue-flows":        {"1024", []string{"1", "65536"}, map[string]string{"0": "within 1 to 65536", "65537": "within"}},
 		"queue-limit":        {"10240", []string{"1", "1048576"}, map[string]string{"0": "within 1 to 1048576", "1e3": "is not a number"}},
-		"queue-memory":       {"32m", []string{"64k", "100000", "1g"}, map[string]string{"63k": "within 64k to 16g", "17g": "within", "32t": "is not a number of bytes", "-1m": "within"}},
+		"queue-memory":       {"16m", []string{"64k", "100000", "1g"}, map[string]string{"63k": "within 64k to 16g", "17g": "within", "32t": "is not a number of bytes", "-1m": "within"}},
 		"queue-ecn":          {"on", []string{"off"}, map[string]string{"auto": "none of on, off"}},
 		"queue-ce-threshold": {"off", []string{"1ms", "500µs"}, map[string]string{"0": "above 0", "on": "is not a duration"}},
 	} {

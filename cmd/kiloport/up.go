@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -48,7 +49,7 @@ the link.`,
 			if err != nil {
 				return err
 			}
-			if c.foreground || parent != nil {
+			if c.foreground || parent != nil || os.Getenv(envHandover) != "" {
 				return c.runUp(cmd.Context(), args[0], parent)
 			}
 			return c.upInBackground(cmd.Context(), args[0])
@@ -60,14 +61,24 @@ the link.`,
 
 func (c *command) check() *cobra.Command {
 	return &cobra.Command{
-		Use: "check CONFIG", Short: "Say what is wrong with a configuration file", Args: oneArg("one configuration file"),
-		RunE: func(_ *cobra.Command, args []string) error {
-			plan, err := c.load(args[0], c.stderr)
-			if err != nil {
-				return err
+		Use: "check CONFIG...", Short: "Say what is wrong with configuration files, and what does not go together in several",
+		Long: `Say what is wrong with a configuration file. With the files of several sites,
+say also what does not go together in them: keys, endpoints, addresses.`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usageError{fmt.Errorf("%s wants a configuration file, or those of several sites: see %s --help", cmd.CommandPath(), cmd.CommandPath())}
 			}
-			fmt.Fprintf(c.stdout, "%s: ok, interface %s, %d peers\n", plan.path, plan.name, len(plan.config.Peers))
 			return nil
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			for _, arg := range args {
+				plan, err := c.load(arg, c.stderr)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(c.stdout, "%s: ok, interface %s, %d peers\n", plan.path, plan.name, len(plan.config.Peers))
+			}
+			return c.checkTogether(args, io.Discard)
 		},
 	}
 }
@@ -153,28 +164,40 @@ func (c *command) runUp(ctx context.Context, arg string, parent *os.File) error 
 	if err := portpool.RaiseFileLimit(l.options.Ports + otherFiles); err != nil {
 		return err
 	}
-	request, err := l.request(ctx)
+	u := &upped{command: c, loaded: l, log: log, parent: parent, again: make(chan struct{}, 1)}
+	if from := inherit(l.name, log); from != nil {
+		return u.goOn(ctx, from)
+	}
+	return u.begin(ctx)
+}
+
+// begin makes everything.
+func (u *upped) begin(ctx context.Context) error {
+	request, err := u.request(ctx, nil)
 	if err != nil {
 		return err
 	}
-	prometheus, err := listenMetrics(l.options)
+	prometheus, err := listenMetrics(u.options)
 	if err != nil {
 		return err
 	}
 	defer prometheus.close()
-	d, err := c.openNew(ctx, l, log)
+	d, err := u.openNew(ctx, u.loaded, u.log)
 	if err != nil {
 		return err
 	}
 	d.metrics = prometheus
-	defer d.socket.Remove()
-	device, err := d.device(l.options)
-	if err != nil {
+	defer func() {
+		if !u.elsewhere {
+			d.socket.Remove()
+		}
+	}()
+	if u.device, err = d.device(u.options, nil); err != nil {
 		d.close()
 		return err
 	}
-	u := &upped{command: c, loaded: l, device: device, log: log, parent: parent}
-	return d.serve(ctx, device, func(ctx context.Context) error { return u.start(ctx, request) }, u.stop, u.afterwards)
+	u.daemon, u.asked, d.life = d, request, u
+	return d.serve(ctx, u.device, operator{u.device, u})
 }
 
 // openNew makes the TUN device and the socket, and inherits neither. The socket
@@ -197,44 +220,73 @@ func (c *command) openNew(ctx context.Context, l *loaded, log *slog.Logger) (d *
 // upped is an interface that was brought up, or half of one.
 type upped struct {
 	*command
-	*loaded
-	device  *tunnel.Device
-	log     *slog.Logger
+	device    *tunnel.Device
+	daemon    *daemon
+	log       *slog.Logger
+	parent    *os.File      // nil: none waits
+	again     chan struct{} // that it is to be started again
+	elsewhere bool          // its life goes on in another process
+
+	mu      sync.Mutex // of a reload with all else
+	*loaded            // as it is in force
+	asked   *uapi.SetRequest
 	applied *site.Applied
-	parent  *os.File // nil: none waits
-	started bool     // PostUp was reached
+	isUp    bool // PostUp was reached
 }
 
-// start configures the device and what is around it. What it has done when it
-// fails is undone by stop.
-func (u *upped) start(ctx context.Context, request *uapi.SetRequest) (err error) {
-	if err := u.device.Configure(request); err != nil {
-		return fmt.Errorf("configure interface %s: %w", u.name, err)
+// started configures the device and what is around it, unless it goes on with
+// that. What it has done when it fails is undone by stopping.
+func (u *upped) started(ctx context.Context) (err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.applied == nil {
+		err = u.makeUp(ctx)
+	} else if err = u.device.Listening(ctx); err != nil {
+		err = fmt.Errorf("bring interface %s up: %w", u.name, err)
 	}
-	if u.applied, err = site.Apply(ctx, u.plan(request), u.log); err != nil {
-		return err
-	}
-	if mark := u.applied.FwMark; mark != 0 {
-		if err := u.device.Configure(&uapi.SetRequest{FwMark: &mark}); err != nil {
-			return fmt.Errorf("configure interface %s: %w", u.name, err)
-		}
-	}
-	if err := u.device.Listening(ctx); err != nil {
-		return fmt.Errorf("bring interface %s up: %w", u.name, err)
-	}
-	u.started = true
-	if err := u.hooks(ctx, u.name, "PostUp", u.config.Interface.PostUp); err != nil {
+	if err != nil {
 		return err
 	}
 	ready(u.log)
 	return u.tellParent()
 }
 
-// stop undoes what start did, before the device goes.
-func (u *upped) stop() {
+func (u *upped) makeUp(ctx context.Context) (err error) {
+	if err := u.device.Configure(u.asked); err != nil {
+		return fmt.Errorf("configure interface %s: %w", u.name, err)
+	}
+	if u.applied, err = site.Apply(ctx, u.plan(u.asked), u.log); err != nil {
+		return err
+	}
+	if err := u.mark(); err != nil {
+		return err
+	}
+	if err := u.device.Listening(ctx); err != nil {
+		return fmt.Errorf("bring interface %s up: %w", u.name, err)
+	}
+	u.isUp = true
+	return u.hooks(ctx, u.name, "PostUp", u.config.Interface.PostUp)
+}
+
+// mark gives the tunnel's own packets the mark that its routes need.
+func (u *upped) mark() error {
+	mark := u.applied.FwMark
+	if mark == 0 {
+		return nil
+	}
+	if err := u.device.Configure(&uapi.SetRequest{FwMark: &mark}); err != nil {
+		return fmt.Errorf("configure interface %s: %w", u.name, err)
+	}
+	return nil
+}
+
+// stopping undoes what started did, before the device goes.
+func (u *upped) stopping() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), downTimeout)
 	defer cancel()
-	if u.started {
+	if u.isUp {
 		u.complain(u.hooks(ctx, u.name, "PreDown", u.config.Interface.PreDown))
 	}
 	if u.applied != nil {
@@ -242,11 +294,11 @@ func (u *upped) stop() {
 	}
 }
 
-// afterwards runs what is for when the interface has gone.
-func (u *upped) afterwards() {
+// gone runs what is for when the interface has gone.
+func (u *upped) gone() {
 	ctx, cancel := context.WithTimeout(context.Background(), downTimeout)
 	defer cancel()
-	if u.started {
+	if u.isUp {
 		u.complain(u.hooks(ctx, u.name, "PostDown", u.config.Interface.PostDown))
 	}
 }
@@ -274,9 +326,19 @@ func (l *loaded) plan(request *uapi.SetRequest) site.Plan {
 	return p
 }
 
-// request resolves the names of endpoints.
-func (l *loaded) request(ctx context.Context) (*uapi.SetRequest, error) {
+// request resolves the names of endpoints, but for those of peers that are known,
+// by public key, which are where they were seen last.
+func (l *loaded) request(ctx context.Context, known map[string]netip.AddrPort) (*uapi.SetRequest, error) {
+	byLine := make(map[int]netip.AddrPort)
+	for _, peer := range l.config.Peers {
+		if at, ok := known[peer.PublicKey.String()]; ok {
+			byLine[peer.Endpoint.Line] = at
+		}
+	}
 	return l.config.Request(func(e quick.Endpoint) (netip.AddrPort, error) {
+		if at, ok := byLine[e.Line]; ok {
+			return at, nil
+		}
 		ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 		defer cancel()
 		found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", e.Host)

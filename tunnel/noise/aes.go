@@ -39,8 +39,9 @@ import (
 // with probability b/2^128, less than with Poly1305 (8b/2^106).
 const labelAES = "kiloport v1 aes-256-gcm"
 
-// aesSeed are the two AES keys of a keypair until they are needed: expanded they
-// take a hundred times the room, and towards a stock peer they never are.
+// aesSeed are the two AES keys of a keypair. They are expanded when first needed,
+// because that takes a hundred times the room, and towards a stock peer they never
+// are.
 type aesSeed struct{ send, receive [32]byte }
 
 func (s *aesSeed) clear() {
@@ -71,15 +72,13 @@ func (k *Keypair) ciphersFor(counter uint64) *ciphers {
 func (k *Keypair) makeAES() *ciphers {
 	k.seedMu.Lock()
 	defer k.seedMu.Unlock()
-	if k.seed == nil {
-		return k.aes.Load() // somebody was faster, or Clear was called
+	if c := k.aes.Load(); c != nil || k.seed == nil {
+		return c // somebody was faster, or Clear was called
 	}
 	c, err := ciphersOf(newAES, &k.seed.send, &k.seed.receive)
 	if err != nil {
 		return nil
 	}
-	k.seed.clear()
-	k.seed = nil
 	k.aes.Store(c)
 	return c
 }

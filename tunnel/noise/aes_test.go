@@ -57,8 +57,9 @@ func TestAESMessages(t *testing.T) {
 	if err != nil || string(plain) != "sealed with aes" || got != counter {
 		t.Errorf("opened %q, %x, %v", plain, got, err)
 	}
-	if *sendA != [32]byte{} || *receiveB != [32]byte{} {
-		t.Error("the keys are still where they waited")
+	ka.Clear()
+	if *sendA != [32]byte{} || *receiveA != [32]byte{} {
+		t.Error("AES keys that were used survive Clear")
 	}
 }
 

@@ -11,8 +11,7 @@ func (k *Keypair) Keys() (send, receive *[32]byte) {
 	return aeadKey(c.send), aeadKey(c.receive)
 }
 
-// AESSeed returns where the keypair keeps its AES keys until they are needed, nil
-// afterwards.
+// AESSeed returns where the keypair keeps its AES keys, nil after Clear.
 func (k *Keypair) AESSeed() (send, receive *[32]byte) {
 	if k.seed == nil {
 		return nil, nil

@@ -26,7 +26,7 @@ type Keypair struct {
 
 	ciphers atomic.Pointer[ciphers] // ChaCha20-Poly1305
 	aes     atomic.Pointer[ciphers] // nil until first needed
-	seed    *aesSeed                // nil once aes is there, and after Clear
+	seed    *aesSeed                // nil after Clear
 	seedMu  sync.Mutex
 }
 

@@ -96,19 +96,23 @@ func (a *attacher) attach(fd int, ifr *unix.Ifreq) error {
 	return unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
 }
 
-// takeOver serves an attached descriptor. fd stays the caller's if it fails.
-func (a *attacher) takeOver(fd int) error {
-	flags, err := acceptable(fd)
+// takeOver serves the attached descriptors of one link. They stay the caller's if
+// it fails.
+func (a *attacher) takeOver(fds []int) error {
+	flags, err := acceptable(fds[0])
 	if err != nil {
 		return err
 	}
 	// Only now: the flag belongs to the description, so to others' descriptors
 	// of it too.
-	if err := unix.SetNonblock(fd, true); err != nil {
-		return fmt.Errorf("make it non-blocking: %w", err)
+	for _, fd := range fds {
+		if err := unix.SetNonblock(fd, true); err != nil {
+			return fmt.Errorf("make it non-blocking: %w", err)
+		}
 	}
 	a.flags = unix.IFF_TUN | unix.IFF_NO_PI | flags&(unix.IFF_VNET_HDR|unix.IFF_MULTI_QUEUE)
-	a.fds = []int{fd}
+	a.fds = fds[:min(len(fds), a.wantRings())]
+	closeAll(fds[len(a.fds):])
 	if a.wantRings() > 1 && a.flags&unix.IFF_MULTI_QUEUE == 0 {
 		a.lose("queues", "the descriptor was opened without IFF_MULTI_QUEUE")
 	}

@@ -84,7 +84,7 @@ func TestFromFileAttachesTheOtherQueues(t *testing.T) {
 			t.Fatal(err)
 		}
 		a := newAttacher(Options{Queues: 4, Offloads: OffloadChecksum})
-		if err := a.takeOver(fd); err != nil {
+		if err := a.takeOver([]int{fd}); err != nil {
 			t.Fatal(err)
 		}
 		parent.Close()
@@ -112,7 +112,7 @@ func TestQueuesOfALinkElsewhere(t *testing.T) {
 		done := make(chan Capabilities)
 		go func() { // on a thread that is not in the test's namespace
 			a := newAttacher(Options{Queues: 2})
-			a.takeOver(fd)
+			a.takeOver([]int{fd})
 			done <- a.capabilities()
 		}()
 		if c := <-done; c.Queues != 1 || !strings.Contains(fmt.Sprint(c.Lost), "another network namespace") {

@@ -67,26 +67,7 @@ func Create(name string, o Options) (Device, error) {
 // process, is attached. The link must be a TUN device without packet
 // information (IFF_TUN|IFF_NO_PI). f is closed when FromFile succeeds, and
 // stays the caller's when it fails.
-func FromFile(f *os.File, o Options) (Device, error) {
-	if f == nil {
-		return nil, fmt.Errorf("take over a tun descriptor: there is no file: %w", os.ErrInvalid)
-	}
-	fd, err := duplicate(f)
-	if err != nil {
-		return nil, fmt.Errorf("take over file %s: %w: pass an open descriptor of %s after TUNSETIFF", f.Name(), err, cloneDevice)
-	}
-	a := newAttacher(o)
-	if err := a.takeOver(fd); err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("take over file %s: %w", f.Name(), err)
-	}
-	d, err := start(a, o)
-	if err != nil {
-		return nil, err
-	}
-	f.Close()
-	return d, nil
-}
+func FromFile(f *os.File, o Options) (Device, error) { return FromFiles([]*os.File{f}, o) }
 
 // start puts attached descriptors to work. It owns them, also when it fails.
 func start(a *attacher, o Options) (Device, error) {

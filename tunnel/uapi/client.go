@@ -70,7 +70,7 @@ func (c *Client) Show() (json.RawMessage, error) {
 		return nil
 	})
 	// wireguard-go hangs up on a request that it does not know.
-	if answer == nil && (err == nil || errors.Is(err, io.EOF)) {
+	if answer == nil && (err == nil || isHangUp(err)) {
 		err = ErrNotKiloport
 	}
 	if err != nil {
@@ -116,7 +116,14 @@ func (c *Client) Configure(request *SetRequest) error {
 
 // ask sends a request and hands over the lines of the answer up to errno.
 func (c *Client) ask(request string, each func(key, value string) error) error {
-	if err := c.conn.SetDeadline(time.Now().Add(clientTimeout)); err != nil {
+	return c.askFor(clientTimeout, request, each)
+}
+
+// isHangUp tells whether the daemon cut the connection off instead of answering.
+func isHangUp(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) }
+
+func (c *Client) askFor(timeout time.Duration, request string, each func(key, value string) error) error {
+	if err := c.conn.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return err
 	}
 	if _, err := io.WriteString(c.conn, request); err != nil {

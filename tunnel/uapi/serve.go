@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -118,11 +119,14 @@ func serveRequest(r *bufio.Reader, w io.Writer, operation string, backend Backen
 			err = backend.Configure(request)
 		}
 		return inStep, err
-	case "get=1", "get=kiloport":
+	case "get=1", "get=kiloport", "do=reload", "do=restart":
 		if line, err := readLine(r); err != nil {
 			return false, &Error{Errno: syscall.EIO, Line: 2, Err: err}
 		} else if line != "" {
 			return false, &Error{syscall.EINVAL, 2, shown(line), fmt.Errorf("an empty line follows %s", operation)}
+		}
+		if name, ok := strings.CutPrefix(operation, "do="); ok {
+			return true, operate(w, name, backend)
 		}
 		if operation == "get=1" {
 			return true, WriteGet(w, backend.State())

@@ -50,7 +50,7 @@ func (f *fake) take() (r []*SetRequest) {
 // testName is an interface name of this test run alone.
 func testName(suffix string) string { return fmt.Sprintf("kpt%d%s", os.Getpid()%100000, suffix) }
 
-func serve(t *testing.T, name string, f *fake) {
+func serve(t *testing.T, name string, f Backend) {
 	t.Helper()
 	listener, err := Listen(name)
 	if err != nil {

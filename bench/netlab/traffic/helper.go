@@ -89,7 +89,7 @@ const dctcp = "dctcp"
 
 // server is what the plan needs of its server.
 func (p *Plan) server() serverConfig {
-	c := serverConfig{Port: p.Port}
+	c := serverConfig{Port: p.Port, Prompt: p.Prompt}
 	seen := map[netip.Addr]bool{}
 	for _, g := range p.Groups {
 		if g.Kind != ICMPEcho && !seen[g.To] {
@@ -202,6 +202,11 @@ func clientRole(in io.Reader, out io.Writer) error {
 	if err := json.NewDecoder(in).Decode(&plan); err != nil {
 		return fmt.Errorf("read the plan: %w", err)
 	}
+	if plan.Prompt {
+		if err := prompt(); err != nil {
+			return err
+		}
+	}
 	result, err := newClient(plan).run()
 	if err != nil {
 		return err
@@ -215,6 +220,11 @@ func serverRole(in io.Reader, out io.Writer) error {
 	var config serverConfig
 	if err := decoder.Decode(&config); err != nil {
 		return fmt.Errorf("read the configuration: %w", err)
+	}
+	if config.Prompt {
+		if err := prompt(); err != nil {
+			return err
+		}
 	}
 	s, err := listen(config)
 	if err != nil {

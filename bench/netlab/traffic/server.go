@@ -17,6 +17,7 @@ type serverConfig struct {
 	Port  uint16
 	// Congestion is what the TCP listeners use, empty for the default.
 	Congestion string
+	Prompt     bool
 }
 
 // serverReport is what the server knows of the flows, by number.

@@ -3,6 +3,7 @@ package site
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -25,28 +26,36 @@ const register = 1
 //
 // Without them the tunnel works where no such filter is, so that their lack is
 // only told.
-func (a *Applied) firewall(link string, own []netip.Prefix) {
-	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: "kiloport-" + link}
+func (a *Applied) firewall(s *Step) (done bool) {
+	table := a.table()
 	batch := &nftables.Conn{}
 	batch.AddTable(table) // so that deleting what an end by force left cannot fail
 	batch.DelTable(table)
 	batch.AddTable(table)
 	guard := batch.AddChain(chain(table, "guard", *nftables.ChainPriorityRaw))
-	for _, prefix := range own {
-		batch.AddRule(&nftables.Rule{Table: table, Chain: guard, Exprs: dropFromOutside(link, prefix.Addr())})
+	for text := range strings.SplitSeq(s.Own, ",") {
+		if address, err := netip.ParseAddr(text); err == nil {
+			batch.AddRule(&nftables.Rule{Table: table, Chain: guard, Exprs: dropFromOutside(a.link, address)})
+		}
 	}
 	mark := batch.AddChain(chain(table, "mark", *nftables.ChainPriorityMangle))
-	batch.AddRule(&nftables.Rule{Table: table, Chain: mark, Exprs: markLikeSocket(a.FwMark)})
+	batch.AddRule(&nftables.Rule{Table: table, Chain: mark, Exprs: markLikeSocket(s.Mark)})
 	if err := batch.Flush(); err != nil {
 		a.log.Warn("no firewall rules for the default route: where net.ipv4.conf.*.rp_filter is 1, nothing arrives; "+
-			"set it to 2, or load the kernel's modules nft_fib_inet and nft_socket", "interface", link, "error", err)
-		return
+			"set it to 2, or load the kernel's modules nft_fib_inet and nft_socket", "interface", a.link, "error", err)
+		return false
 	}
-	a.did(func() error {
-		end := &nftables.Conn{}
-		end.DelTable(table)
-		return end.Flush()
-	}, "table %s of nftables", table.Name)
+	return true
+}
+
+func (a *Applied) table() *nftables.Table {
+	return &nftables.Table{Family: nftables.TableFamilyINet, Name: "kiloport-" + a.link}
+}
+
+func (a *Applied) removeFirewall() error {
+	end := &nftables.Conn{}
+	end.DelTable(a.table())
+	return end.Flush()
 }
 
 // chain sees what arrives.

@@ -2,14 +2,11 @@ package site
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/vishvananda/netlink"
 )
@@ -19,38 +16,41 @@ const (
 	mainTable = 254
 )
 
-// routes adds all routes, the most specific first, those of length 0 last.
-func (a *Applied) routes(link netlink.Link, p Plan) error {
+// plan gives the steps but that of the MTU. It chooses a mark if one is needed.
+func (a *Applied) plan(p Plan) (steps []Step, err error) {
 	table, automatic := 0, true
+	for _, prefix := range p.Addresses {
+		steps = append(steps, Step{Kind: kindAddress, Prefix: prefix})
+	}
+	steps = append(steps, Step{Kind: kindUp})
 	switch t := strings.ToLower(p.Table); t {
 	case "off":
-		return nil
+		return steps, nil
 	case "", "auto":
 	default:
 		n, err := strconv.ParseUint(t, 0, 32)
 		if err != nil || n == 0 {
-			return fmt.Errorf("routing table %q of interface %s: use auto, off or a number", p.Table, p.Link)
+			return nil, fmt.Errorf("routing table %q of interface %s: use auto, off or a number", p.Table, p.Link)
 		}
 		table, automatic = int(n), false
 	}
 	routes := distinct(p.Routes)
 	if automatic {
-		if err := a.allowDefaults(p, routes); err != nil {
-			return err
-		}
-	}
-	for _, prefix := range routes {
-		var err error
-		if prefix.Bits() == 0 && automatic {
-			err = a.defaultRoute(link, prefix)
-		} else {
-			err = a.route(link, prefix, table)
-		}
+		before, err := a.beforeDefaults(p, routes)
 		if err != nil {
-			return err
+			return nil, err
+		}
+		steps = append(steps, before...)
+	}
+	// The most specific first, those of length 0 last.
+	for _, prefix := range routes {
+		if prefix.Bits() == 0 && automatic {
+			steps = append(steps, a.defaultRoute(prefix)...)
+		} else {
+			steps = append(steps, Step{Kind: kindRoute, Prefix: prefix, Table: table})
 		}
 	}
-	return nil
+	return steps, nil
 }
 
 // distinct gives each prefix once, the longest first.
@@ -65,23 +65,8 @@ func distinct(prefixes []netip.Prefix) []netip.Prefix {
 	return slices.Compact(all)
 }
 
-// route adds one route, unless the link has it already by an address.
-func (a *Applied) route(link netlink.Link, prefix netip.Prefix, table int) error {
-	r := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(prefix), Table: table}
-	if prefix.Addr().Is4() {
-		r.Scope = netlink.SCOPE_LINK
-	}
-	if a.connected(link, prefix, table) {
-		return nil
-	}
-	if err := netlink.RouteAdd(r); err != nil {
-		return fmt.Errorf("route %v to interface %s: %w%s", prefix, link.Attrs().Name, err, hint(err))
-	}
-	a.did(func() error { return netlink.RouteDel(r) }, "route %v", prefix)
-	return nil
-}
-
-func (a *Applied) connected(link netlink.Link, prefix netip.Prefix, table int) bool {
+// connected tells whether the link has a route by an address.
+func connected(link netlink.Link, prefix netip.Prefix, table int) bool {
 	if table != 0 && table != mainTable {
 		return false
 	}
@@ -93,10 +78,10 @@ func (a *Applied) connected(link netlink.Link, prefix netip.Prefix, table int) b
 	return slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Dst != nil && r.Dst.String() == want })
 }
 
-// allowDefaults does what must be there before routes of length 0 are, if any:
+// beforeDefaults gives what must be there before routes of length 0 are, if any:
 // the tunnel's own packets have a mark, and the answers to them pass the reverse
 // path filter.
-func (a *Applied) allowDefaults(p Plan, routes []netip.Prefix) error {
+func (a *Applied) beforeDefaults(p Plan, routes []netip.Prefix) (steps []Step, err error) {
 	families := make(map[int]bool)
 	for _, prefix := range routes {
 		if prefix.Bits() == 0 {
@@ -104,52 +89,37 @@ func (a *Applied) allowDefaults(p Plan, routes []netip.Prefix) error {
 		}
 	}
 	if len(families) == 0 {
-		return nil
+		return nil, nil
 	}
 	if a.FwMark == 0 {
-		mark, err := freeMark()
-		if err != nil {
-			return err
+		if a.FwMark, err = freeMark(); err != nil {
+			return nil, err
 		}
-		a.FwMark = mark
 	}
-	own := slices.DeleteFunc(slices.Clone(p.Addresses), func(x netip.Prefix) bool { return !families[family(x)] })
-	a.firewall(p.Link, own)
+	var own []string
+	for _, address := range p.Addresses {
+		if families[family(address)] {
+			own = append(own, address.Addr().String())
+		}
+	}
+	steps = append(steps, Step{Kind: kindFirewall, Mark: a.FwMark, Own: strings.Join(own, ",")})
 	if families[netlink.FAMILY_V4] {
-		return a.sourceValidMark()
+		steps = append(steps, Step{Kind: kindValidMark})
 	}
-	return nil
+	return steps, nil
 }
 
 // defaultRoute sends everything into the tunnel but the tunnel's own packets,
 // which are marked: a table of its own, a rule that all unmarked packets look
-// into it, and one by which more specific routes of the main table still win.
-// Both rules name the mark, so that no other tunnel's are the same.
-func (a *Applied) defaultRoute(link netlink.Link, prefix netip.Prefix) error {
-	if err := a.route(link, prefix, int(a.FwMark)); err != nil {
-		return err
+// into it, and one by which more specific routes of the main table still win; of
+// rules, the later one comes first in the kernel. Both name the mark, so that no
+// other tunnel's are the same.
+func (a *Applied) defaultRoute(prefix netip.Prefix) []Step {
+	return []Step{
+		{Kind: kindRoute, Prefix: prefix, Table: int(a.FwMark)},
+		{Kind: kindRule, Prefix: prefix, Table: int(a.FwMark), Mark: a.FwMark},
+		{Kind: kindRule, Prefix: prefix, Table: mainTable, Mark: a.FwMark, Suppress: true},
 	}
-	unmarked := a.unmarkedRule(prefix, int(a.FwMark))
-	specific := a.unmarkedRule(prefix, mainTable)
-	specific.SuppressPrefixlen = 0
-	for _, rule := range []*netlink.Rule{unmarked, specific} { // the later comes first in the kernel
-		err := netlink.RuleAdd(rule)
-		if errors.Is(err, syscall.EEXIST) {
-			continue // made by hand for this mark: it stays
-		}
-		if err != nil {
-			return fmt.Errorf("rule for the default route %v of interface %s: %w%s", prefix, link.Attrs().Name, err, hint(err))
-		}
-		a.did(func() error { return netlink.RuleDel(rule) }, "rule for the default route %v", prefix)
-	}
-	return nil
-}
-
-// unmarkedRule lets packets without the mark look into a table.
-func (a *Applied) unmarkedRule(prefix netip.Prefix, table int) *netlink.Rule {
-	rule := netlink.NewRule()
-	rule.Family, rule.Table, rule.Mark, rule.Invert = family(prefix), table, a.FwMark, true
-	return rule
 }
 
 // freeMark finds a number that neither a rule nor a table uses.
@@ -177,31 +147,6 @@ func freeMark() (uint32, error) {
 		}
 	}
 	return 0, fmt.Errorf("no routing table between %d and %d is free: set Table or FwMark", firstMark, firstMark+999)
-}
-
-const srcValidMark = "/proc/sys/net/ipv4/conf/all/src_valid_mark"
-
-// sourceValidMark lets the reverse path filter see the mark. It stays so while
-// another tunnel needs it, hence for good if that one began before this ended:
-// by itself it changes nothing.
-func (a *Applied) sourceValidMark() error {
-	old, err := os.ReadFile(srcValidMark)
-	if err == nil && strings.TrimSpace(string(old)) == "1" {
-		return nil
-	}
-	if err == nil {
-		err = os.WriteFile(srcValidMark, []byte("1"), 0)
-	}
-	if err != nil {
-		return fmt.Errorf("let the reverse path filter see marks: %w", err)
-	}
-	a.did(func() error {
-		if others, err := otherDefaults(); others || err != nil {
-			return err
-		}
-		return os.WriteFile(srcValidMark, old, 0)
-	}, "src_valid_mark")
-	return nil
 }
 
 // otherDefaults tells whether there is a rule as defaultRoute and wg-quick(8)

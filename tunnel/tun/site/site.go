@@ -2,7 +2,9 @@
 // and routes, by rtnetlink, and undoes all of it. It is what wg-quick(8) does
 // with ip(8).
 //
-// Start at [Apply]. It works in the network namespace of the calling thread.
+// Start at [Apply]; [Applied.Change] makes the difference to another plan, and
+// [Resume] goes on with what another process has done. It works in the network
+// namespace of the calling thread.
 //
 // Limits: DNS is left alone, and the only firewall rules are those that a default
 // route needs. A route that was there before for the same prefix and metric is
@@ -57,36 +59,145 @@ type Applied struct {
 	// one that Apply chose because of a default route. 0 for none.
 	FwMark uint32
 
-	undo []step
-	log  *slog.Logger
-}
-
-// step is one thing that can be undone.
-type step struct {
-	what string
-	undo func() error
+	link  string
+	steps []Step
+	log   *slog.Logger
 }
 
 // Apply does what the plan says. If a step fails, those before it are undone,
 // and the error names the step.
 func Apply(ctx context.Context, p Plan, log *slog.Logger) (*Applied, error) {
-	a := &Applied{FwMark: p.FwMark, log: log}
+	a := &Applied{FwMark: p.FwMark, link: p.Link, log: log}
 	if err := a.apply(ctx, p); err != nil {
 		return nil, errors.Join(err, a.Undo())
 	}
 	return a, nil
 }
 
+func (a *Applied) apply(ctx context.Context, p Plan) error {
+	if _, err := netlink.LinkByName(p.Link); err != nil {
+		return fmt.Errorf("find interface %s: %w", p.Link, err)
+	}
+	mtu := p.MTU
+	if mtu == 0 {
+		mtu = automaticMTU(p.Endpoints)
+		a.log.Debug("mtu from the routes to the endpoints", "interface", p.Link, "mtu", mtu)
+	}
+	steps, err := a.plan(p)
+	if err != nil {
+		return err
+	}
+	return a.take(ctx, append([]Step{{Kind: kindMTU, Value: mtu}}, steps...))
+}
+
+// take does steps, in their order.
+func (a *Applied) take(ctx context.Context, steps []Step) error {
+	for _, s := range steps {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("bring interface %s up: %w", a.link, err)
+		}
+		done, err := a.do(&s)
+		if err != nil {
+			return err
+		}
+		if done {
+			a.steps = append(a.steps, s)
+		}
+	}
+	return nil
+}
+
 // Undo takes everything back in reverse order, once. What has gone by itself,
 // as with the link, is no error.
 func (a *Applied) Undo() (err error) {
-	for _, s := range slices.Backward(a.undo) {
-		if e := s.undo(); e != nil && !gone(e) {
-			err = errors.Join(err, fmt.Errorf("undo %s: %w", s.what, e))
+	for _, s := range slices.Backward(a.steps) {
+		err = errors.Join(err, a.undo(&s))
+	}
+	a.steps = nil
+	return err
+}
+
+// Change makes what was done what the plan says, and leaves what is in both as it
+// is. An MTU of 0 is left as it is. What could not be done is missing, and told;
+// all that was done can still be undone.
+func (a *Applied) Change(ctx context.Context, p Plan) error {
+	if p.FwMark != 0 && p.FwMark != a.FwMark {
+		return fmt.Errorf("interface %s: another FwMark needs a restart", a.link)
+	}
+	steps, err := a.plan(p)
+	if err != nil {
+		return err
+	}
+	if p.MTU != 0 {
+		steps = append([]Step{{Kind: kindMTU, Value: p.MTU}}, steps...)
+	}
+	// What is new comes before what is old goes, so that nothing is without a
+	// way. A route that was there by an address that went is made once more.
+	err = a.take(ctx, a.missing(steps))
+	err = errors.Join(err, a.retire(steps), a.repair())
+	return errors.Join(err, a.take(ctx, a.missing(steps)))
+}
+
+// repair makes once more what the kernel has taken along with an IPv4 address:
+// other addresses of its network, and routes.
+func (a *Applied) repair() (err error) {
+	for _, kind := range []stepKind{kindAddress, kindRoute} {
+		for _, s := range a.steps {
+			if s.Kind != kind {
+				continue
+			}
+			if _, e := a.do(&s); e != nil && !errors.Is(e, syscall.EEXIST) {
+				err = errors.Join(err, e)
+			}
 		}
 	}
-	a.undo = nil
 	return err
+}
+
+// missing are the steps that are not done.
+func (a *Applied) missing(steps []Step) (all []Step) {
+	for _, s := range steps {
+		if !slices.ContainsFunc(a.steps, s.same) {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// retire undoes what is not among the steps. What a new step has taken the place of
+// is forgotten.
+func (a *Applied) retire(steps []Step) (err error) {
+	var kept []Step
+	for i, s := range a.steps {
+		later := slices.IndexFunc(a.steps[i+1:], s.replaces)
+		switch {
+		case later >= 0:
+			a.steps[i+1+later].Old = s.Old
+		case s.Kind == kindMTU || slices.ContainsFunc(steps, s.same):
+			kept = append(kept, s)
+		}
+	}
+	for _, s := range slices.Backward(a.steps) {
+		if !slices.ContainsFunc(kept, s.same) && !slices.ContainsFunc(kept, s.replaces) {
+			err = errors.Join(err, a.undo(&s))
+		}
+	}
+	a.steps = kept
+	return err
+}
+
+// Record is what was done, for a process that goes on with it.
+type Record struct {
+	FwMark uint32
+	Steps  []Step
+}
+
+// Record gives what [Resume] takes.
+func (a *Applied) Record() Record { return Record{a.FwMark, a.steps} }
+
+// Resume goes on with what another process has done to a link.
+func Resume(link string, r Record, log *slog.Logger) *Applied {
+	return &Applied{FwMark: r.FwMark, link: link, steps: r.Steps, log: log}
 }
 
 func gone(err error) bool {
@@ -97,48 +208,6 @@ func gone(err error) bool {
 	}
 	var missing netlink.LinkNotFoundError
 	return errors.As(err, &missing)
-}
-
-func (a *Applied) did(undo func() error, what string, args ...any) {
-	a.undo = append(a.undo, step{fmt.Sprintf(what, args...), undo})
-}
-
-func (a *Applied) apply(ctx context.Context, p Plan) error {
-	link, err := netlink.LinkByName(p.Link)
-	if err != nil {
-		return fmt.Errorf("find interface %s: %w", p.Link, err)
-	}
-	steps := []func() error{
-		func() error { return a.setMTU(link, p) },
-		func() error { return a.addresses(link, p.Addresses) },
-		func() error { return a.linkUp(link) },
-		func() error { return a.routes(link, p) },
-	}
-	for _, do := range steps {
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("bring interface %s up: %w", p.Link, err)
-		}
-		if err := do(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (a *Applied) setMTU(link netlink.Link, p Plan) error {
-	mtu, old := p.MTU, link.Attrs().MTU
-	if mtu == 0 {
-		mtu = automaticMTU(p.Endpoints)
-		a.log.Debug("mtu from the routes to the endpoints", "interface", p.Link, "mtu", mtu)
-	}
-	if mtu == old {
-		return nil
-	}
-	if err := netlink.LinkSetMTU(link, mtu); err != nil {
-		return fmt.Errorf("set the mtu of interface %s to %d: %w", p.Link, mtu, err)
-	}
-	a.did(func() error { return netlink.LinkSetMTU(link, old) }, "mtu of interface %s", p.Link)
-	return nil
 }
 
 // automaticMTU is the smallest that the routes to the endpoints, or else the
@@ -182,25 +251,6 @@ func routeMTU(r netlink.Route) int {
 		return 0
 	}
 	return link.Attrs().MTU
-}
-
-func (a *Applied) addresses(link netlink.Link, prefixes []netip.Prefix) error {
-	for _, prefix := range prefixes {
-		addr := &netlink.Addr{IPNet: ipNet(prefix)}
-		if err := netlink.AddrAdd(link, addr); err != nil {
-			return fmt.Errorf("give interface %s the address %v: %w%s", link.Attrs().Name, prefix, err, hint(err))
-		}
-		a.did(func() error { return netlink.AddrDel(link, addr) }, "address %v", prefix)
-	}
-	return nil
-}
-
-func (a *Applied) linkUp(link netlink.Link) error {
-	if err := netlink.LinkSetUp(link); err != nil {
-		return fmt.Errorf("set interface %s up: %w%s", link.Attrs().Name, err, hint(err))
-	}
-	a.did(func() error { return netlink.LinkSetDown(link) }, "interface %s up", link.Attrs().Name)
-	return nil
 }
 
 func family(prefix netip.Prefix) int {
