@@ -59,7 +59,8 @@ type guests struct {
 	kernel kernel
 	// patience is how long a guest may give no sign of life.
 	patience time.Duration
-	// tries is how often an experiment is done again whose guest did not.
+	// tries is how often an experiment is done whose guest does not, or whose
+	// kernel panics. It is the same experiment, with the same seed.
 	tries int
 }
 
@@ -74,7 +75,8 @@ func inStockKernel(k kernel) *guests { return &guests{kernel: k, patience: 4 * t
 
 func (g *guests) run(ctx context.Context, e *lab.Experiment, beat beatFunc) (run *report.Run, err error) {
 	for range g.tries {
-		if run, err = g.try(ctx, e, beat); !errors.Is(err, errSilent) {
+		run, err = g.try(ctx, e, beat)
+		if !errors.Is(err, errSilent) && !errors.Is(err, guest.ErrDied) {
 			return run, err
 		}
 	}

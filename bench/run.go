@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -35,11 +37,14 @@ type runOptions struct {
 	ecn, ipv4    bool
 	mtu          int
 	loss         float64
+	burst        time.Duration
 	flows        []int
 	ports        []int
 	cases        []string
 	settings     []string
 	repeat       int
+	seed         uint64
+	seedDrawn    bool // nobody gave it
 	seconds      int
 	jobs         int
 	kernel       string
@@ -73,6 +78,7 @@ Scenarios:
 		ValidArgs: lab.Names(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.tunnelsNamed = cmd.Flags().Changed("tunnels")
+			o.chooseSeed(rand.Uint32)
 			plan, err := o.plan(args)
 			if err != nil {
 				return err
@@ -89,6 +95,7 @@ func (o *runOptions) flags(cmd *cobra.Command) {
 	f.StringSliceVar(&o.tunnels, "tunnels", []string{"none", "kiloport", "kernel-wireguard", "wireguard-go"}, "which, of "+strings.Join(tunnels.Names, ", ")+", or two ends such as \"kiloport>wireguard-go\"; of the default, what this machine cannot run is left out")
 	f.StringSliceVar(&o.rates, "rates", []string{"20"}, "bottlenecks in Mbit/s, both ways or UP/DOWN, 0 for none")
 	f.DurationVar(&o.rtt, "rtt", 20*time.Millisecond, "round-trip time of the idle path")
+	f.DurationVar(&o.burst, "burst", netlab.ShaperBurst, "what a bottleneck saves up of its rate while it has nothing to send, but for cake; 0 makes it a wire")
 	f.StringVar(&o.qdisc, "qdisc", netlab.KindFQCodel, "the gateways' queue: fq_codel, cake, codel, pfifo, fq_pie, …")
 	f.BoolVar(&o.ecn, "ecn", false, "gateways mark instead of dropping, in every scenario")
 	f.BoolVar(&o.ipv4, "ipv4", false, "outer packets are IPv4")
@@ -99,6 +106,7 @@ func (o *runOptions) flags(cmd *cobra.Command) {
 	f.StringSliceVar(&o.cases, "cases", nil, `some of the loads of scenarios in real time, such as "tcp 8 up" (default all)`)
 	f.StringArrayVar(&o.settings, "set", nil, `a line for the [Interface] section of kiloport's file, such as "Ports = 64"`)
 	f.IntVar(&o.repeat, "repeat", 0, "repetitions, 0 means what the scenario needs")
+	f.Uint64Var(&o.seed, "seed", 0, "what the moments at which flows begin are drawn with; 0 means another one each time, which the report tells")
 	f.IntVar(&o.seconds, "seconds", 0, "length of the load, 0 means what the scenario needs")
 	f.IntVar(&o.jobs, "jobs", runtime.NumCPU(), "lab kernels at the same time")
 	f.StringVar(&o.kernel, "kernel", kernelLab, "where: "+kernelLab+" or "+kernelStock)
@@ -166,11 +174,27 @@ func (o *runOptions) measure(ctx context.Context, plan []lab.Experiment, progres
 	}
 	p.reporter.Say("writing the report")
 	doc := &report.Document{
-		Created: time.Now().UTC().Truncate(time.Second), Command: append([]string{"bench"}, os.Args[1:]...),
+		Created: time.Now().UTC().Truncate(time.Second), Command: o.command(os.Args[1:]),
 		Environment: environment(), Runs: runs,
 	}
 	doc.Environment.Kiloport = kiloportVersion(runs)
 	return doc, nil
+}
+
+// chooseSeed draws a seed where none was given.
+func (o *runOptions) chooseSeed(random func() uint32) {
+	if o.seed == 0 {
+		o.seed, o.seedDrawn = max(1, uint64(random())), true
+	}
+}
+
+// command is the command line that makes the same report again.
+func (o *runOptions) command(args []string) []string {
+	line := append([]string{"bench"}, args...)
+	if o.seedDrawn {
+		line = append(line, "--seed", strconv.FormatUint(o.seed, 10))
+	}
+	return line
 }
 
 // kiloportVersion is that of the kiloport that was measured, empty if none was.

@@ -151,8 +151,9 @@ func (o *runOptions) choose(s *lab.Scenario) ([]string, error) {
 	return chosen, nil
 }
 
-// turns are the repetitions of an experiment through every tunnel. In real time
-// the tunnels take turns, so that what else the machine does meets all of them.
+// turns are the repetitions of an experiment through every tunnel, each with a seed
+// of its own, the same for all tunnels. In real time the tunnels take turns, so that
+// what else the machine does meets all of them.
 func (o *runOptions) turns(s *lab.Scenario, e lab.Experiment, repeat int) (all []lab.Experiment) {
 	for _, e.Tunnel = range o.tunnels {
 		if s.Own && !strings.HasPrefix(e.Tunnel, tunnelKiloport) {
@@ -160,6 +161,7 @@ func (o *runOptions) turns(s *lab.Scenario, e lab.Experiment, repeat int) (all [
 		}
 		for _, e.Settings = range o.variants(e.Tunnel, s.Settings(&e)) {
 			for e.Repetition = 1; e.Repetition <= repeat; e.Repetition++ {
+				e.Seed = o.seed + uint64(e.Repetition) - 1
 				all = append(all, e)
 			}
 		}
@@ -232,7 +234,7 @@ func (o *runOptions) path(s *lab.Scenario, rate string) (p netlab.Path, err erro
 		p.Qdisc.ECN = o.ecn || s.ECN
 		p.Qdisc.CEThreshold = s.CEThreshold
 	}
-	p.Burst = netlab.ShaperBurst
+	p.Burst = o.burst
 	s.Path(&p)
 	return p, p.Validate()
 }

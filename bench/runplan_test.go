@@ -36,6 +36,40 @@ func TestPlanTakesTurns(t *testing.T) {
 	}
 }
 
+// TestSeedsOfRepetitions wants a seed for each repetition, the same for all tunnels,
+// drawn anew for each plan or given, and then in the report's command line.
+func TestSeedsOfRepetitions(t *testing.T) {
+	for _, test := range []struct {
+		given uint64
+		want  []uint64
+		line  string
+	}{
+		{0, []uint64{9, 10, 9, 10}, "bench run --seed 9"},
+		{5, []uint64{5, 6, 5, 6}, "bench run"},
+	} {
+		o := &runOptions{tunnels: []string{"none", "tinc"}, rates: []string{"20"}, qdisc: "fq_codel", repeat: 2, seed: test.given}
+		o.chooseSeed(func() uint32 { return 9 })
+		plan, err := o.plan([]string{"rrul_be"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []uint64
+		for _, e := range plan {
+			got = append(got, e.Seed)
+		}
+		if !slices.Equal(got, test.want) {
+			t.Errorf("--seed %d: seeds %v, want %v", test.given, got, test.want)
+		}
+		if line := strings.Join(o.command([]string{"run"}), " "); line != test.line {
+			t.Errorf("--seed %d: command %q, want %q", test.given, line, test.line)
+		}
+	}
+	drawn := &runOptions{}
+	if drawn.chooseSeed(func() uint32 { return 0 }); drawn.seed == 0 {
+		t.Error("a seed of 0 was drawn, which means none")
+	}
+}
+
 // TestPlanOfPools wants kiloport once for each size of its pool and number of
 // flows, and the others once for each number of flows.
 func TestPlanOfPools(t *testing.T) {

@@ -102,6 +102,9 @@ func TestMachines(t *testing.T) {
 				},
 			}, Guest{Command: []string{"true"}, Stdout: &out})
 			wantError(t, err, test.err)
+			if died := strings.Contains(test.err, ErrDied.Error()); errors.Is(err, ErrDied) != died {
+				t.Errorf("error %v is ErrDied: %v, want %v", err, !died, died)
+			}
 			if noInit := strings.Contains(test.err, ErrNoInit.Error()); errors.Is(err, ErrNoInit) != noInit {
 				t.Errorf("error %v is ErrNoInit: %v, want %v", err, !noInit, noInit)
 			}

@@ -36,6 +36,10 @@ type Boot struct {
 // ended or was ended before the guest's init had begun.
 var ErrNoInit = errors.New("it did not get to its init")
 
+// ErrDied is wrapped by the errors of [Run] where the machine ended, of itself, before
+// the command did: its kernel panicked, or somebody killed it.
+var ErrDied = errors.New("ended while the command ran")
+
 // Run boots a machine for one command and waits until the command has ended and
 // the machine is gone, and all that they had started. What the guest wrote is
 // lost, but for its shares.
@@ -150,7 +154,7 @@ func (m *machine) judge(ctx context.Context, err error) error {
 	case !m.started():
 		return m.explain("%s ended (%v): %w; does that program call RunIfInit first?", kernel, describe(err), ErrNoInit)
 	default:
-		return m.explain("%s ended while the command ran (%v)", kernel, describe(err))
+		return m.explain("%s %w (%v)", kernel, ErrDied, describe(err))
 	}
 }
 

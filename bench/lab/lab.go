@@ -58,6 +58,9 @@ type Experiment struct {
 	Flows int `json:"flows,omitempty"`
 	// Repetition counts from 1.
 	Repetition int `json:"repetition"`
+	// Seed is what is left to chance: with it and in virtual time, an experiment
+	// done again is the same to the last digit.
+	Seed uint64 `json:"seed"`
 	// Binaries are the programs under test.
 	Binaries tunnels.Binaries `json:"binaries"`
 }
@@ -166,13 +169,16 @@ func (e *Experiment) tunnelLabel() report.Tunnel {
 func (e *Experiment) describe(s *Scenario) *report.Run {
 	run := &report.Run{
 		Scenario: e.scenarioName(), Title: s.Title, Repetition: e.Repetition,
-		Tunnel: e.tunnelLabel(),
+		Seed: e.Seed, Tunnel: e.tunnelLabel(),
 		Path: report.Path{
 			UpMbit: float64(e.Path.RateUp) / 1e6, DownMbit: float64(e.Path.RateDown) / 1e6,
 			Qdisc: e.Path.Qdisc.String(), RTTMs: milliseconds(e.Path.RTT),
 			ECN: e.Path.Qdisc.ECN && s.ECN, MTU: e.Path.MTU, LossPercent: 100 * e.Path.Loss,
 		},
 		Duration: e.Load.Seconds(), Metrics: map[string]float64{},
+	}
+	if e.Path.Qdisc.Kind != netlab.KindCake {
+		run.Path.BurstMs = milliseconds(e.Path.Burst)
 	}
 	if !s.RealTime {
 		run.WarmUp = warmUp.Seconds()
@@ -275,7 +281,7 @@ func (b *bench) traffic(ctx context.Context, groups []traffic.Group) error {
 	plan := traffic.Plan{
 		Groups: groups, Duration: quiet + b.Load, Linger: linger, IdleProbes: idleProbe,
 		Series: true, Bin: bin, Abandon: true, Virtual: Virtual(),
-		Stagger: min(warmUp, b.Load) / 2,
+		Stagger: min(warmUp, b.Load) / 2, Seed: b.Seed,
 	}
 	w := b.watch(ctx)
 	result, err := traffic.Between(ctx, b.sites.A.Host, b.sites.B.Host, plan)

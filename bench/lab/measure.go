@@ -103,7 +103,7 @@ func probeValue(p traffic.Sample) float64 {
 
 // goodput is a bulk flow's rate in every bin of the load.
 func goodput(f *traffic.Flow, direction string, number int, dscp string) report.Series {
-	s := report.Series{Name: "tcp", Kind: report.KindGoodput, Unit: report.UnitMbit, Direction: direction, DSCP: dscp, Flow: number}
+	s := report.Series{Name: "tcp", Kind: report.KindGoodput, Unit: report.UnitMbit, Direction: direction, DSCP: dscp, Flow: number, Begins: f.Late.Seconds()}
 	for i, n := range f.Series.Bytes {
 		at := time.Duration(i)*bin - quiet
 		if at < 0 {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"text/tabwriter"
 )
 
@@ -13,7 +14,8 @@ const (
 	Better = "better"      // b is better than a
 	Worse  = "worse"       // b is worse than a
 	Differ = "differs"     // they differ, and neither can be called better
-	Unsure = "cannot tell" // too few repetitions, or too much spread
+	Agree  = "agree"       // no more apart than chance has them; there may be a difference within their interval
+	Unsure = "cannot tell" // too few repetitions
 )
 
 // repetitionsToTell is how many repetitions each side needs for a verdict.
@@ -32,7 +34,7 @@ type Difference struct {
 	// 95 % confidence interval by a seeded bootstrap over the repetitions.
 	// They are NaN where a side is missing.
 	Change, Low, High float64
-	// Verdict is Same, Better, Worse, Differ or Unsure.
+	// Verdict is Same, Agree, Better, Worse, Differ or Unsure.
 	Verdict string
 }
 
@@ -96,15 +98,15 @@ func difference(k figureKind, a, b []float64) Difference {
 }
 
 // judge says what a difference means: that there is none where its interval
-// lies within what is of no importance, and that there is one where its
-// interval does not contain zero.
+// lies within what is of no importance, that there is one where its interval does
+// not contain zero, and else that the two agree within their interval.
 func (k figureKind) judge(d Difference) string {
 	margin := max(k.floor, k.share*math.Abs(d.A.Median))
 	switch {
 	case d.Low >= -margin && d.High <= margin:
 		return Same
 	case d.Low <= 0 && d.High >= 0:
-		return Unsure
+		return Agree
 	case k.better == 0:
 		return Differ
 	case (d.Change > 0) == (k.better > 0):
@@ -137,8 +139,8 @@ func Compare(a, b *Document, w io.Writer) error {
 			d.print(out, k)
 		}
 	}
-	fmt.Fprintf(out, "\n%d better, %d worse, %d the same, %d cannot be told, %d differ\n",
-		counts[Better], counts[Worse], counts[Same], counts[Unsure], counts[Differ])
+	fmt.Fprintf(out, "\n%d better, %d worse, %d the same, %d agree, %d cannot be told, %d differ\n",
+		counts[Better], counts[Worse], counts[Same], counts[Agree], counts[Unsure], counts[Differ])
 	if err := out.Flush(); err != nil {
 		return fmt.Errorf("compare reports: %w", err)
 	}
@@ -148,11 +150,28 @@ func Compare(a, b *Document, w io.Writer) error {
 // compareHead says what is compared, and what the two do not have in common.
 func compareHead(a, b *Document) []string {
 	lines := []string{"A: " + a.summary(), "B: " + b.summary(),
-		"Figures are medians over repetitions (lowest to highest)."}
+		"Figures are medians over repetitions (lowest to highest).",
+		"same: no difference that matters. agree: no more apart than chance has them, within an interval that is wider than that."}
 	if a.Environment.KernelOf != b.Environment.KernelOf || a.Environment.CPU != b.Environment.CPU {
 		lines = append(lines, "Note: A and B are not from the same kind of machine, so differences may be the machine's.")
 	}
+	if seed, shared := sharedSeed(a, b); shared {
+		lines = append(lines, fmt.Sprintf("Note: A and B have runs of the same seed (%d). In virtual time such runs are copies, and that they agree says nothing: measure again without --seed.", seed))
+	}
 	return lines
+}
+
+// sharedSeed finds a run of a that was done again in b, with the same seed.
+func sharedSeed(a, b *Document) (seed uint64, shared bool) {
+	for _, p := range pairs(a, b) {
+		for _, run := range p.a.runs {
+			again := func(r Run) bool { return r.Seed == run.Seed }
+			if run.Seed != 0 && slices.ContainsFunc(p.b.runs, again) {
+				return run.Seed, true
+			}
+		}
+	}
+	return 0, false
 }
 
 func (d *Document) summary() string {

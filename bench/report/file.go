@@ -66,11 +66,11 @@ func checkSchema(found string) error {
 	have, err := strconv.Atoi(version)
 	want, _ := strconv.Atoi(wantVersion)
 	switch {
-	case err != nil || have < 1:
+	case err != nil:
 		return fmt.Errorf("schema %q has no version, want %q", found, Schema)
 	case have > want:
 		return fmt.Errorf("schema %q is newer than this program, which knows %q: use the bench of the version that wrote it, or a newer one", found, Schema)
-	case have < want:
+	case have < oldestVersion:
 		return fmt.Errorf("schema %q is older than %q and no longer read: measure again, or use the bench that wrote it", found, Schema)
 	}
 	return nil

@@ -21,12 +21,12 @@ func goldenDocument() *Document {
 		Environment: Environment{Kernel: "6.12.48", KernelOf: KernelLab, Virtual: true, CPU: "Sample <CPU>", Cores: 2, Go: "go1.26.8", Kiloport: "v0.1.0"},
 		Runs: []Run{
 			{
-				Scenario: "rrul", Title: "4 up, 4 down", Tunnel: Tunnel{"kiloport", "v0.1.0", []string{"--lanes=64"}}, Repetition: 1,
-				Path:     Path{UpMbit: 20, DownMbit: 20, Qdisc: "fq_codel", RTTMs: 20, ECN: true, MTU: 1492, LossPercent: 0.5},
+				Scenario: "rrul", Title: "4 up, 4 down", Tunnel: Tunnel{"kiloport", "v0.1.0", []string{"--lanes=64"}}, Repetition: 1, Seed: 8290,
+				Path:     Path{UpMbit: 20, DownMbit: 20, Qdisc: "fq_codel", RTTMs: 20, BurstMs: 10, ECN: true, MTU: 1492, LossPercent: 0.5},
 				Duration: 4, WarmUp: 1, Notes: "a note",
 				Series: []Series{
 					probeOf(-1, 20, 20.5, 20.606, nan, 21.4),
-					{Name: "tcp", Kind: KindGoodput, Unit: UnitMbit, Direction: Up, DSCP: "EF", Flow: 1, T: []float64{1, 2}, V: Values{9, 9.5}},
+					{Name: "tcp", Kind: KindGoodput, Unit: UnitMbit, Direction: Up, DSCP: "EF", Flow: 1, Begins: 0.25, T: []float64{1, 2}, V: Values{9, 9.5}},
 				},
 				Metrics: map[string]float64{"processor_seconds": 1.5},
 			},
@@ -64,6 +64,22 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// TestReadsVersion1 wants documents to stay readable that were written before runs
+// had a seed.
+func TestReadsVersion1(t *testing.T) {
+	data, err := os.ReadFile("testdata/report-1.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := decode(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(doc.Runs) != 2 || doc.Runs[0].Seed != 0 {
+		t.Errorf("read %+v", doc.Runs)
+	}
+}
+
 func TestReadRefuses(t *testing.T) {
 	data, err := os.ReadFile("testdata/report.json")
 	if err != nil {
@@ -75,7 +91,8 @@ func TestReadRefuses(t *testing.T) {
 		"two documents":         {good, good + good, "no JSON document"},
 		"something else":        {Schema, "flent/4", `no report of bench: schema is "flent/4"`},
 		"no version":            {Schema, "kiloport-bench", "has no version"},
-		"a newer version":       {Schema, "kiloport-bench/2", "newer than this program"},
+		"a newer version":       {Schema, "kiloport-bench/3", "newer than this program"},
+		"version 0":             {Schema, "kiloport-bench/0", "no longer read"},
 		"an unknown field":      {`"cores"`, `"sockets"`, `unknown field "sockets"`},
 		"no time":               {"2026-03-01T12:00:00Z", "0001-01-01T00:00:00Z", "created is missing"},
 		"no scenario":           {`"scenario": "rrul"`, `"scenario": ""`, "runs[0] ( over kiloport --lanes=64"},
@@ -125,7 +142,7 @@ func TestWriteRefuses(t *testing.T) {
 	twice := goldenDocument()
 	twice.Runs = append(twice.Runs, twice.Runs[0])
 	newer := goldenDocument()
-	newer.Schema = "kiloport-bench/2"
+	newer.Schema = "kiloport-bench/3"
 	unmeasured := goldenDocument()
 	unmeasured.Runs[0].Metrics["rtt_ms"] = nan
 	sameSeries := goldenDocument()

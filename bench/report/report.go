@@ -26,8 +26,12 @@ import (
 )
 
 // Schema is the name and version of the format. The number goes up whenever an
-// older reader would misread or refuse what is written.
-const Schema = "kiloport-bench/1"
+// older reader would misread or refuse what is written: 2 has the seeds of runs and
+// when flows began. Documents of version 1 are read, too.
+const Schema = "kiloport-bench/2"
+
+// oldestVersion is that of the oldest documents that are read.
+const oldestVersion = 1
 
 // What Environment.KernelOf says.
 const (
@@ -74,8 +78,11 @@ type Run struct {
 	Title    string `json:"title,omitempty"`
 	Tunnel   Tunnel `json:"tunnel"`
 	// Repetition counts from 1 within scenario, path and tunnel.
-	Repetition int  `json:"repetition"`
-	Path       Path `json:"path"`
+	Repetition int `json:"repetition"`
+	// Seed is what the moments at which flows begin were drawn with. Runs with
+	// the same seed in virtual time are copies of each other.
+	Seed uint64 `json:"seed,omitempty"`
+	Path Path   `json:"path"`
 	// Duration is how long the load lasted, in seconds.
 	Duration float64 `json:"duration_s"`
 	// WarmUp is how many seconds at the start of the load the figures leave
@@ -151,6 +158,9 @@ type Path struct {
 	Qdisc string `json:"qdisc,omitempty"`
 	// RTTMs is the round-trip time of the idle path in ms.
 	RTTMs float64 `json:"rtt_ms,omitempty"`
+	// BurstMs is how much of its rate the bottleneck saves up while it has nothing
+	// to send, in ms; 0 where nothing is saved, and in documents of version 1.
+	BurstMs float64 `json:"burst_ms,omitempty"`
 	// ECN is whether the bottleneck marks and the senders ask for it.
 	ECN bool `json:"ecn,omitempty"`
 	// MTU is the path's in bytes, 0 for 1500.
@@ -170,6 +180,9 @@ func (p Path) String() string {
 	}
 	if p.RTTMs > 0 {
 		parts = append(parts, number(p.RTTMs)+" ms")
+	}
+	if p.BurstMs > 0 {
+		parts = append(parts, "burst "+number(p.BurstMs)+" ms")
 	}
 	if p.ECN {
 		parts = append(parts, "ECN")

@@ -57,6 +57,8 @@ type Series struct {
 	// Flow counts the flows of a kind from 1. Zero is not one flow: a probe,
 	// or the sum of all flows of a direction.
 	Flow int `json:"flow,omitempty"`
+	// Begins is when the flow began, in seconds since the load started.
+	Begins float64 `json:"begins_s,omitempty"`
 	// T are seconds since the load started, in order; negative before it. Of a
 	// round trip it is when the probe was sent.
 	T []float64 `json:"t,omitempty"`

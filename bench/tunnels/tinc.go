@@ -10,7 +10,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"syscall"
+	"time"
 )
 
 // Tinc is tinc 1.0 of the distribution, as a router with its own defaults.
@@ -54,6 +57,45 @@ func (t Tinc) up(ctx context.Context, mine, theirs *End, change func(dir string)
 		}
 		return mine.link(theirs, 0)
 	})
+}
+
+// tincGivesUp is how long tincd looks for the MTU of the path: 30 probes, one a
+// second, fewer if it is sure before.
+const tincGivesUp = 31 * time.Second
+
+// settle waits until tincd knows the MTU of the path. Until then it sends longer
+// packets through its TCP connection, where they wait for each other, and tells
+// hosts nothing of the MTU.
+func (Tinc) settle(ctx context.Context, mine, theirs *End) error {
+	for began := time.Now(); time.Since(began) < tincGivesUp; {
+		// It answers the signal with what it knows of all nodes, in its log.
+		if err := mine.Process.Signal(syscall.SIGUSR2); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+		if tincSure(mine.Process.Output(), tincName(theirs)) {
+			return nil
+		}
+	}
+	return nil // it has given up, and takes the largest that got through
+}
+
+var tincNode = regexp.MustCompile(`(?m)^.*\b(\w+) at .* pmtu (\d+) \(min (\d+) max (\d+)\)`)
+
+// tincSure tells whether the last that a log says of a node is that the bounds of
+// its path MTU have met.
+func tincSure(log, node string) bool {
+	sure := false
+	for _, m := range tincNode.FindAllStringSubmatch(log, -1) {
+		if m[1] == node {
+			sure = m[3] == m[4] && m[2] != "0"
+		}
+	}
+	return sure
 }
 
 // Version implements [Daemon].

@@ -114,7 +114,28 @@ func Start(ctx context.Context, s *netlab.Sites, atA, atB Daemon, c Config) (*Tu
 		return nil, err
 	}
 	_, only4 := atA.(Nebula)
-	return t, t.await(ctx, only4)
+	if err := t.await(ctx, only4); err != nil {
+		return nil, err
+	}
+	return t, t.settle(ctx, atA, atB)
+}
+
+// A settler is a daemon that learns something of the path when the first packets
+// have gone through, and treats what comes before in another way.
+type settler interface {
+	settle(ctx context.Context, mine, theirs *End) error
+}
+
+// settle returns when both daemons have learned what they need.
+func (t *Tunnel) settle(ctx context.Context, atA, atB Daemon) error {
+	var errs []error
+	if s, ok := atA.(settler); ok {
+		errs = append(errs, s.settle(ctx, &t.A, &t.B))
+	}
+	if s, ok := atB.(settler); ok {
+		errs = append(errs, s.settle(ctx, &t.B, &t.A))
+	}
+	return errors.Join(errs...)
 }
 
 // Unread tells how many packets the kernel dropped because a daemon did not take

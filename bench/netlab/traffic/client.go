@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 )
@@ -69,32 +68,21 @@ func newClient(plan Plan) *client {
 			c.flows = append(c.flows, f)
 		}
 	}
-	c.stagger()
+	c.stagger(rand.New(rand.NewPCG(plan.Seed, 0)))
 	return c
 }
 
 // stagger says how late each flow begins: those of a group evenly apart in an
-// interval, but bulk flows by [Plan.Stagger], the first of each group, then the
-// second of each, and so on.
-func (c *client) stagger() {
-	type turn struct {
-		*clientFlow
-		number int
-	}
-	var turns []turn
-	seen := make([]int, len(c.plan.Groups))
+// interval, but bulk flows at random within [Plan.Stagger].
+func (c *client) stagger(random *rand.Rand) {
 	for _, f := range c.flows {
 		g := &c.plan.Groups[f.group]
-		if g.Kind != TCPBulk {
+		switch {
+		case g.Kind != TCPBulk:
 			f.late = g.Interval * time.Duration(f.id%g.Count) / time.Duration(g.Count)
-			continue
+		case c.plan.Stagger > 0:
+			f.late = time.Duration(random.Int64N(int64(c.plan.Stagger)))
 		}
-		turns = append(turns, turn{f, seen[f.group]})
-		seen[f.group]++
-	}
-	slices.SortStableFunc(turns, func(a, b turn) int { return a.number - b.number })
-	for i, t := range turns {
-		t.late = c.plan.Stagger * time.Duration(i) / time.Duration(len(turns))
 	}
 }
 
@@ -194,6 +182,7 @@ func (c *client) collect(r *Result) {
 		f.close()
 		out := &r.Flows[i]
 		out.Group, out.ID, out.Kind = f.group, f.id, c.plan.Groups[f.group].Kind
+		out.Late = f.late
 		rtt, dropped := f.result(out)
 		out.RTT = summarize(rtt)
 		r.SocketDrops += dropped

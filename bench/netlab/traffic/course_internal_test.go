@@ -59,7 +59,8 @@ func TestMeter(t *testing.T) {
 	}
 }
 
-// TestStagger has bulk flows begin in turn, and the others as ever.
+// TestStagger has bulk flows begin at moments that the seed decides, all within
+// the stagger, and the others as ever.
 func TestStagger(t *testing.T) {
 	const ms = time.Millisecond
 	to := netip.MustParseAddr("192.0.2.1")
@@ -71,14 +72,30 @@ func TestStagger(t *testing.T) {
 	if err := plan.complete(); err != nil {
 		t.Fatal(err)
 	}
-	c := newClient(plan)
-	var got []time.Duration
-	for _, f := range c.flows {
-		got = append(got, c.window(f, c.epoch).start.Sub(c.epoch))
+	begins := func(seed uint64) (all []time.Duration) {
+		plan.Seed = seed
+		c := newClient(plan)
+		for _, f := range c.flows {
+			all = append(all, c.window(f, c.epoch).start.Sub(c.epoch))
+		}
+		return all
 	}
-	want := []time.Duration{0, 10 * ms, 100 * ms, 300 * ms, 500 * ms, 300 * ms, 500 * ms}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Error(diff)
+	got := begins(7)
+	if diff := cmp.Diff(got, begins(7)); diff != "" {
+		t.Errorf("the same seed twice: %s", diff)
+	}
+	if diff := cmp.Diff([]time.Duration{0, 10 * ms}, got[:2]); diff != "" {
+		t.Errorf("flows that are not bulk: %s", diff)
+	}
+	other := begins(8)
+	for i, from := range []time.Duration{100 * ms, 100 * ms, 100 * ms, 200 * ms, 200 * ms} {
+		bulk := 2 + i
+		if got[bulk] < from || got[bulk] >= from+500*ms {
+			t.Errorf("flow %d begins after %v, not within %v of %v", bulk, got[bulk], plan.Stagger, from)
+		}
+		if got[bulk] == other[bulk] {
+			t.Errorf("flow %d begins after %v with another seed, too", bulk, got[bulk])
+		}
 	}
 	for _, stagger := range []time.Duration{-1, 801 * ms} {
 		plan.Stagger = stagger

@@ -103,12 +103,16 @@ type Plan struct {
 	// 200 ms.
 	Series bool
 	Bin    time.Duration
-	// Stagger is the time in which bulk flows begin, evenly apart, the groups
-	// taking turns; with 0 all flows of a group begin in one instant. On a
-	// machine that instant has a length. In virtual time it has none, and flows
-	// in step stay so: their packets travel as one heap, behind which everything
-	// else waits in a queue that they share.
+	// Stagger is the time in which bulk flows begin, each at a random moment of
+	// it; with 0 all flows of a group begin in one instant. On a machine that
+	// instant has a length. In virtual time it has none, and flows in step stay
+	// so: their packets travel as one heap, behind which everything else waits in
+	// a queue that they share.
 	Stagger time.Duration
+	// Seed is what those moments are drawn with: the same one gives the same. In
+	// virtual time nothing else is left to chance, and plans with the same Seed
+	// are one experiment, not two.
+	Seed uint64
 	// Abandon cuts bulk flows off at the end of their load. What had been
 	// received until then counts, to the byte, and nothing counts as lost or
 	// as a failure. Without it a bulk flow ends when the receiver has got, and

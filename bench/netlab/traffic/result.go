@@ -27,6 +27,8 @@ type Flow struct {
 	// counted through all groups from 0.
 	Group, ID int
 	Kind      Kind
+	// Late is how long after the start of its group the flow began.
+	Late time.Duration
 	// Src and Dst are its inner addresses. The port of an ICMP flow is its
 	// echo identifier, at the source.
 	Src, Dst netip.AddrPort
