@@ -186,6 +186,11 @@ type observation struct {
 // observe runs a plan through the tunnel while a capture watches the router's
 // interface towards site A.
 func observe(ctx context.Context, t *tunnels.Tunnel, plan traffic.Plan) (*observation, error) {
+	return observeCalls(ctx, t, plan, func(all []traffic.RollCall) []traffic.RollCall { return all })
+}
+
+// observeCalls looks only at those turns of the roll call that are chosen.
+func observeCalls(ctx context.Context, t *tunnels.Tunnel, plan traffic.Plan, choose func(all []traffic.RollCall) []traffic.RollCall) (*observation, error) {
 	tap := newWiretap()
 	c, err := capture.Start(t.Sites.Router, t.Sites.A.RouterDev, capture.Config{OnPacket: tap.packet})
 	if err != nil {
@@ -204,10 +209,11 @@ func observe(ctx context.Context, t *tunnels.Tunnel, plan traffic.Plan) (*observ
 	if err := o.result.Check(); err != nil {
 		return o, fmt.Errorf("traffic through the tunnel: %w%s", err, t.Unread())
 	}
-	if o.up, err = tap.lanes(o.result.RollCalls, t.A.Outer); err != nil {
+	calls := choose(o.result.RollCalls)
+	if o.up, err = tap.lanes(calls, &t.A); err != nil {
 		return o, fmt.Errorf("from site A: %w", err)
 	}
-	if o.down, err = tap.lanes(o.result.RollCalls, t.B.Outer); err != nil {
+	if o.down, err = tap.lanes(calls, &t.B); err != nil {
 		return o, fmt.Errorf("from site B: %w", err)
 	}
 	return o, nil

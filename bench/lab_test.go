@@ -51,14 +51,16 @@ func labRuns(t *testing.T, plan []lab.Experiment) []report.Run {
 // TestSparseFlowFeelsNoTunnel is the claim of the project: beside 4 TCP flows each
 // way through fq_codel gateways, a sparse probe through kiloport feels what it
 // would feel with no tunnel, loses nothing, and the flows get what the headers
-// leave. With one port it is another tunnel like all others.
+// leave. Labels on one port do as well as ports. With one port alone it is another
+// tunnel like all others.
 func TestSparseFlowFeelsNoTunnel(t *testing.T) {
 	var plan []lab.Experiment
 	for _, tunnel := range []string{"none", "kiloport", "kiloport-1port", "wireguard-go"} {
 		plan = append(plan, lab.Experiment{Scenario: "rrul_be", Tunnel: tunnel, Load: 7 * time.Second})
 	}
+	plan = append(plan, lab.Experiment{Scenario: "rrul_be", Tunnel: "kiloport", Settings: []string{"Spread = labels", "Ports = 1"}, Load: 7 * time.Second})
 	runs := labRuns(t, plan)
-	var probe [4]report.Latency
+	var probe [5]report.Latency
 	for i := range runs {
 		l, err := report.Induced(runs[i])
 		if err != nil {
@@ -74,7 +76,10 @@ func TestSparseFlowFeelsNoTunnel(t *testing.T) {
 	if up < 0.9*ofUp {
 		t.Errorf("goodput is %.2f Mbit/s, %.2f without a tunnel", up, ofUp)
 	}
-	for i, r := range runs[2:] {
+	if labels := probe[4]; labels.Median() > ours.Median()+0.2 || labels.Worst() > none.Worst()+1 || labels.Lost > 0 {
+		t.Errorf("with labels on one port kiloport adds %.2f ms, %.2f at worst, and loses %d; with ports %.2f and %.2f", labels.Median(), labels.Worst(), labels.Lost, ours.Median(), ours.Worst())
+	}
+	for i, r := range runs[2:4] {
 		if median := probe[2+i].Median(); median < 5 {
 			t.Errorf("%s adds only %.2f ms: does the gateway see its inner flows?", r.Tunnel.Name, median)
 		}

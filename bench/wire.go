@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -64,9 +63,9 @@ type lane struct {
 }
 
 // lanes finds the lane of every inner flow from its turns in the roll call,
-// among what the given address sent. It fails if a flow was seen in several
+// among what the given end sent. It fails if a flow was seen in several
 // outer flows or labels, or not at all.
-func (w *wiretap) lanes(calls []traffic.RollCall, from netip.Addr) ([]lane, error) {
+func (w *wiretap) lanes(calls []traffic.RollCall, from *tunnels.End) ([]lane, error) {
 	if w.missed > 0 {
 		return nil, fmt.Errorf("%d packets are beyond the %d that can be looked through; run fewer flows or less long", w.missed, maxSightings)
 	}
@@ -87,15 +86,30 @@ func (w *wiretap) lanes(calls []traffic.RollCall, from netip.Addr) ([]lane, erro
 	return lanes, nil
 }
 
+// sizeProbes are the lengths of a turn that the daemons' own probes of the path's size
+// have, too, over IPv6 and IPv4.
+var sizeProbes = []int{1200, 1360}
+
 // laneOf finds the lane of one turn among messages of its length. Control
-// messages between the listen ports may happen to have that length too: they do
-// not count if every packet of the turn was seen elsewhere, in one lane.
+// messages, between the listen ports or of a size that is tested, may happen to have
+// that length too: they do not count if every packet of the turn was seen elsewhere, in
+// one lane.
 func (w *wiretap) laneOf(call traffic.RollCall, messages []sighting) (lane, error) {
 	counts := map[lane]int{}
 	for _, s := range between(messages, call.From, call.To) {
 		counts[lane{flow: call.Flow, tuple: w.ordered[s.tuple], label: s.label}]++
 	}
-	if len(counts) > 1 {
+	zero := 0
+	for l := range counts {
+		if l.isLaneZero() {
+			zero++
+		}
+	}
+	switch {
+	case len(counts) < 2:
+	case zero == len(counts) || zero == 0 && slices.Contains(sizeProbes, call.InnerLength):
+		maps.DeleteFunc(counts, func(_ lane, n int) bool { return n < call.Packets })
+	default:
 		maps.DeleteFunc(counts, func(l lane, _ int) bool { return l.isLaneZero() })
 	}
 	seen := slices.SortedFunc(maps.Keys(counts), func(a, b lane) int { return counts[b] - counts[a] })
@@ -115,11 +129,11 @@ func (l lane) isLaneZero() bool {
 	return l.tuple.Src.Port() == tunnels.ListenPort && l.tuple.Dst.Port() == tunnels.ListenPort
 }
 
-// byLength sorts out what one address sent, in the order of time.
-func (w *wiretap) byLength(from netip.Addr) map[uint16][]sighting {
+// byLength sorts out what one end sent, in the order of time.
+func (w *wiretap) byLength(from *tunnels.End) map[uint16][]sighting {
 	index := map[uint16][]sighting{}
 	for _, s := range w.sightings {
-		if w.ordered[s.tuple].Src.Addr() == from {
+		if src := w.ordered[s.tuple].Src.Addr(); src == from.Outer || from.Sources.Contains(src) {
 			index[s.length] = append(index[s.length], s)
 		}
 	}

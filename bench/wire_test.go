@@ -116,7 +116,7 @@ func TestWiretapFindsLanes(t *testing.T) {
 				answer.Src, answer.Dst = p.Dst, p.Src
 				tap.packet(&answer)
 			}
-			lanes, err := tap.lanes(test.calls, tapA)
+			lanes, err := tap.lanes(test.calls, &tunnels.End{Outer: tapA})
 			if test.err != "" {
 				if err == nil || !strings.Contains(err.Error(), test.err) {
 					t.Fatalf("error %v, want %q", err, test.err)
@@ -144,7 +144,7 @@ func TestWiretapIsBounded(t *testing.T) {
 	if len(tap.sightings) > maxSightings {
 		t.Errorf("%d sightings", len(tap.sightings))
 	}
-	if _, err := tap.lanes(nil, tapA); err == nil {
+	if _, err := tap.lanes(nil, &tunnels.End{Outer: tapA}); err == nil {
 		t.Error("an incomplete wiretap gave a verdict")
 	}
 }

@@ -8,6 +8,8 @@ type flowRec struct {
 	prev uint32 // towards the longest idle, in list order
 	next uint32 // towards the most recent; links the free records too
 	lane uint16
+
+	crammed bool // on a shared lane, because no other was in at the time
 }
 
 // none ends a list of records.
@@ -64,11 +66,11 @@ func (t *flowTable) find(hash uint64) (rec uint32, ok bool) {
 }
 
 // insert adds a flow that find did not find, as the most recent.
-func (t *flowTable) insert(hash uint64, now int64, lane uint16) {
+func (t *flowTable) insert(hash uint64, now int64, lane uint16) (rec uint32) {
 	if 2*(t.n+1) > len(t.index) {
 		t.reindex(max(minIndex, 2*len(t.index)))
 	}
-	rec := t.free
+	rec = t.free
 	if rec != none {
 		t.free = t.recs[rec].next
 	} else {
@@ -79,6 +81,7 @@ func (t *flowTable) insert(hash uint64, now int64, lane uint16) {
 	t.place(cell(spread(hash), rec))
 	t.push(rec)
 	t.n++
+	return rec
 }
 
 // place puts a cell into the first empty place of its probe sequence.
@@ -177,7 +180,7 @@ func (t *flowTable) compact() {
 	small.recs = make([]flowRec, 0, size/2)
 	for i := t.oldest; i != none; i = t.recs[i].next {
 		r := &t.recs[i]
-		small.insert(r.hash, r.seen, r.lane)
+		small.recs[small.insert(r.hash, r.seen, r.lane)].crammed = r.crammed
 	}
 	*t = small
 }

@@ -6,23 +6,21 @@ import "math/bits"
 // then shared ones.
 
 // take finds the lane for a flow and counts the flow there. There must be a
-// usable one.
-func (l *Lanes) take(flow uint64) uint16 {
-	lane := l.freeHead
-	if lane != 0 {
-		l.unfree(lane)
-	} else if lane = l.open(); lane == 0 {
+// usable one. crammed tells that it shares one while others are out.
+func (l *Lanes) take(flow uint64) (lane uint16, crammed bool) {
+	lane = l.freeHead
+	if lane == 0 {
+		lane = l.open()
+	}
+	if lane == 0 {
 		lane = l.share(flow)
+		crammed = l.usable < l.limit
 	}
-	r := &l.lanes[lane-1]
-	r.flows++
-	switch r.flows {
-	case 1:
-		l.inUse++
-	case 2:
-		l.shared++
+	l.occupy(lane)
+	if crammed {
+		l.crammed++
 	}
-	return lane
+	return lane, crammed
 }
 
 // leave counts a flow out of its lane.

@@ -17,6 +17,9 @@ type LanesConfig struct {
 	// each. 0 means 131072, the most is 1<<24. One more flow replaces the
 	// one that has been idle longest.
 	MaxFlows int
+	// Shut begins with all lanes taken out: SetDead brings in those that are
+	// known to work.
+	Shut bool
 }
 
 const (
@@ -48,6 +51,8 @@ type Lanes struct {
 	lanes []laneRec // [0] is lane 1; those that this peer ever used
 	dead  []uint64  // bit n: lane n is dead
 
+	leaving map[uint16]leaving // of the dead ones, those that flows leave in their own time
+
 	idle     int64
 	grain    int64 // how exact flowRec.seen is
 	emptied  int64 // since when there has been no flow; 0: there are, or never were
@@ -57,6 +62,7 @@ type Lanes struct {
 	freeHead uint16 // longest idle free lane, 0 if none
 	freeTail uint16
 
+	crammed int // flows that share a lane because no other was in
 	usable  int // lanes 1..limit that are not dead
 	inUse   int // lanes with flows
 	shared  int // lanes with more than one
@@ -96,6 +102,9 @@ func NewLanes(cfg LanesConfig) *Lanes {
 	l.maxFlows = min(l.maxFlows, maxMaxFlows)
 	l.grain = l.idle / 32
 	l.SetLimit(cfg.Limit)
+	if cfg.Shut {
+		l.shutAll()
+	}
 	return l
 }
 
@@ -107,19 +116,23 @@ func NewLanes(cfg LanesConfig) *Lanes {
 // reads memory costs half of one that also moves its flow in a list; a flow
 // may therefore hold its lane that much longer than FlowIdle, never shorter.
 func (l *Lanes) Assign(now int64, flow uint64) (lane uint16, fresh bool) {
-	if l.usable == 0 {
-		return 0, false
-	}
 	rec, known := l.table.find(flow)
 	if !known {
+		if l.usable == 0 {
+			return 0, false
+		}
 		return l.admit(now, flow), true
 	}
 	r := &l.table.recs[rec]
-	fresh = !l.alive(r.lane)
+	fresh = !l.alive(r.lane) && !l.mayStay(now, rec) || r.crammed && l.mayMove(r)
 	if fresh {
+		if l.usable == 0 {
+			return 0, false
+		}
 		l.moved++
+		l.uncram(r)
 		l.leave(r.lane)
-		r.lane = l.take(flow)
+		r.lane, r.crammed = l.take(flow)
 	}
 	if now-r.seen >= l.grain {
 		l.table.touch(rec, now)
@@ -130,15 +143,20 @@ func (l *Lanes) Assign(now int64, flow uint64) (lane uint16, fresh bool) {
 // admit makes a new flow. It first frees up to two that have become idle, so
 // that a busy peer does not depend on how often Expire is called.
 func (l *Lanes) admit(now int64, flow uint64) uint16 {
+	l.makeRoom(now)
+	lane, crammed := l.take(flow)
+	rec := l.table.insert(flow, now, lane)
+	l.table.recs[rec].crammed = crammed
+	l.emptied = 0
+	return lane
+}
+
+func (l *Lanes) makeRoom(now int64) {
 	l.free(now, 2)
 	if l.table.n >= l.maxFlows {
 		l.evicted++
 		l.drop(l.table.oldest)
 	}
-	lane := l.take(flow)
-	l.table.insert(flow, now, lane)
-	l.emptied = 0
-	return lane
 }
 
 // Expire frees the lanes of flows that have been idle for FlowIdle (up to
@@ -180,6 +198,7 @@ func (l *Lanes) free(now int64, n int) {
 }
 
 func (l *Lanes) drop(rec uint32) {
+	l.uncram(&l.table.recs[rec])
 	lane := l.table.recs[rec].lane
 	l.table.remove(rec)
 	l.leave(lane)
@@ -205,6 +224,7 @@ func (l *Lanes) SetLimit(n int) {
 // SetDead takes a lane out, or back in. Flows on a dead lane get another one
 // with their next packet. Lanes outside 1 to MaxPorts are ignored.
 func (l *Lanes) SetDead(lane uint16, dead bool) {
+	delete(l.leaving, lane)
 	if lane == 0 || lane > MaxPorts || dead == l.isDead(lane) {
 		return
 	}
@@ -218,6 +238,8 @@ func (l *Lanes) SetDead(lane uint16, dead bool) {
 		l.unfree(lane)
 	case known && !dead:
 		l.refree(lane)
+	case !dead && l.crammed > 0 && int(lane) <= l.limit:
+		l.reach(lane)
 	}
 }
 

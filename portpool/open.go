@@ -37,6 +37,9 @@ type SocketConfig struct {
 	// Every Message given to Receive should then have room for 64 KiB: what
 	// was joined is not split again for one that is too small.
 	GRO bool
+	// FreeBind lets Message.Local be an address that no interface has, if a local
+	// route makes it ours (AnyIP).
+	FreeBind bool
 	// Shared is what the socket has in common with others of its network
 	// namespace; nil makes one for it alone.
 	Shared *Shared
@@ -191,12 +194,12 @@ func (s *UDPSocket) setOptions(fd int, cfg SocketConfig) error {
 			option{unix.IPPROTO_IPV6, ipv6FlowinfoSend, 1})
 	}
 	if !cfg.SendOnly {
-		// On the socket for both families, IPv4 datagrams bring IPv4's
-		// own control messages, which are asked for apart.
-		opts = append(opts,
-			option{unix.IPPROTO_IP, unix.IP_RECVTOS, 1},
-			option{unix.SOL_SOCKET, unix.SO_TIMESTAMPNS_NEW, 1},
-			option{unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1})
+		if err := askArrivals(fd); err != nil {
+			return err
+		}
+	}
+	if cfg.FreeBind && !s.v4only {
+		opts = append(opts, option{unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1})
 	}
 	if cfg.FwMark != 0 {
 		opts = append(opts, option{unix.SOL_SOCKET, unix.SO_MARK, int(cfg.FwMark)})

@@ -26,6 +26,8 @@ type oracleFlow struct {
 	hash uint64
 	seen int64
 	lane uint16
+
+	crammed bool
 }
 
 func (o *oracle) alive(lane uint16) bool { return int(lane) <= o.limit && !o.dead[lane] }
@@ -67,27 +69,33 @@ func (o *oracle) expireFlows(now int64, most int) {
 }
 
 func (o *oracle) assign(now int64, hash uint64) (uint16, bool) {
-	if o.usable() == 0 {
+	i := slices.IndexFunc(o.flows, func(f oracleFlow) bool { return f.hash == hash })
+	if i < 0 && o.usable() == 0 {
 		return 0, false
 	}
-	i := slices.IndexFunc(o.flows, func(f oracleFlow) bool { return f.hash == hash })
 	if i < 0 {
 		o.expireFlows(now, 2)
 		if len(o.flows) == o.maxFlows {
 			o.evicted++
 			o.remove(0)
 		}
-		lane := o.take(hash)
-		o.flows = append(o.flows, oracleFlow{hash, now, lane})
+		lane, crammed := o.take(hash)
+		o.flows = append(o.flows, oracleFlow{hash, now, lane, crammed})
 		o.emptied = 0
 		return lane, true
 	}
 	f := o.flows[i]
-	fresh := !o.alive(f.lane)
+	if o.load(f.lane) == 1 && o.alive(f.lane) {
+		f.crammed = false
+	}
+	fresh := !o.alive(f.lane) || f.crammed && len(o.free) > 0
 	if fresh {
+		if o.usable() == 0 {
+			return 0, false
+		}
 		o.moved++
 		o.flows[i].lane = 0
-		f.lane = o.take(hash)
+		f.lane, f.crammed = o.take(hash)
 	}
 	if now-f.seen >= o.grain {
 		f.seen = now
@@ -98,16 +106,16 @@ func (o *oracle) assign(now int64, hash uint64) (uint16, bool) {
 	return f.lane, fresh
 }
 
-func (o *oracle) take(hash uint64) uint16 {
+func (o *oracle) take(hash uint64) (lane uint16, crammed bool) {
 	if len(o.free) > 0 {
 		lane := o.free[0]
 		o.free = o.free[1:]
-		return lane
+		return lane, false
 	}
 	for o.opened < o.limit {
 		o.opened++
 		if !o.dead[uint16(o.opened)] {
-			return uint16(o.opened)
+			return uint16(o.opened), false
 		}
 	}
 	best := uint16(0)
@@ -122,7 +130,7 @@ func (o *oracle) take(hash uint64) uint16 {
 			best = next
 		}
 	}
-	return best
+	return best, o.usable() < o.limit
 }
 
 func (o *oracle) expire(now int64) int64 {
@@ -160,6 +168,12 @@ func (o *oracle) setDead(lane uint16, dead bool) {
 	if dead {
 		o.free = slices.DeleteFunc(o.free, func(l uint16) bool { return l == lane })
 	} else {
+		if slices.ContainsFunc(o.flows, func(f oracleFlow) bool { return f.crammed }) && int(lane) <= o.limit {
+			for o.opened < int(lane) {
+				o.opened++
+				o.offer(uint16(o.opened))
+			}
+		}
 		o.offer(lane)
 	}
 }

@@ -65,6 +65,8 @@ type PoolConfig struct {
 	// Shared is what the sockets have in common; nil makes one.
 	Shared *Shared
 
+	// FreeBind is SocketConfig's.
+	FreeBind bool
 	// FwMark is the routing mark of all sockets, 0 for none.
 	FwMark uint32
 	// Rand orders the ports of a range; nil means one seeded at random.
@@ -97,6 +99,11 @@ type Pool struct {
 	retryAt int64 // when to try for more lanes, 0: not set
 	saidFew bool
 	said    bool // that ports are busy
+
+	serve   func(lane uint16, s Socket) // what Listen was given
+	serving sync.WaitGroup
+
+	saidDeaf bool // that one cannot receive
 }
 
 // entry is an open socket. used is when its lane was last used, to within the
@@ -138,6 +145,9 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 			cfg.Shared = NewShared(SharedConfig{Log: cfg.Log})
 		}
 		p.lone = openRawPair(cfg.Shared, cfg.FwMark)
+		if cfg.FreeBind {
+			p.lone.freeBind()
+		}
 		p.openPort, p.tryPort = openFor(cfg, p.lone), tryPort
 	}
 	p.limit.Store(int32(cfg.Ports))
@@ -169,6 +179,7 @@ func openFor(cfg PoolConfig, lone *rawPair) func(uint16) (Socket, error) {
 	sc := SocketConfig{
 		SendBuffer: min(max(sendBudget/cfg.Ports, minSend), maxSend),
 		SendOnly:   !cfg.Receive,
+		FreeBind:   cfg.FreeBind,
 		Shared:     cfg.Shared,
 		lone:       lone,
 	}
@@ -235,6 +246,7 @@ func (p *Pool) openLane(now int64, lane uint16) (Socket, error) {
 	if err == nil {
 		e.sock = sock
 		p.count.Add(1)
+		p.listenIfAsked(lane, sock)
 	} else {
 		p.shrink(now, err)
 		if e = p.takeOver(lane); e == nil {

@@ -68,6 +68,17 @@ func (p *rawPair) each(do func(*rawSocket) error) (err error) {
 	return err
 }
 
+// freeBind lets the sockets send from addresses that no interface has. Where the
+// kernel refuses, what it then does not take goes from the lanes' own sockets.
+func (p *rawPair) freeBind() {
+	if p == nil || p.v6 == nil {
+		return
+	}
+	_ = onDescriptor(p.v6.raw, func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1)
+	})
+}
+
 // The address that a raw socket is bound to, which makes it receive only what
 // is sent there. Unbound, it would get a copy of every UDP datagram that the
 // host receives. It is never a source: each datagram names its own.

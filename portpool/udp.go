@@ -31,6 +31,7 @@ type UDPSocket struct {
 	receiving sync.Mutex
 	readable  func(fd uintptr) (done bool)
 	in        []Message
+	lent      *Buffers // if in is borrowed from there
 	got       int
 	inErr     syscall.Errno
 	window    int // slots of the next system call
@@ -116,9 +117,17 @@ func (s *UDPSocket) Receive(ms []Message) (n int, err error) {
 // further call, when more has arrived than expected, costs 200 ns.
 const smallWindow = 4
 
-// read takes what has arrived. It borrows a batch only for as long as the
-// system call, so that a thousand sockets that wait own no buffers.
+// read is what the poller calls.
 func (s *UDPSocket) read(fd uintptr) (done bool) {
+	if s.lent != nil {
+		return s.readLent(fd)
+	}
+	return s.readInto(fd)
+}
+
+// readInto takes what has arrived. It borrows a batch only for as long as the
+// system call, so that a thousand sockets that wait own no buffers.
+func (s *UDPSocket) readInto(fd uintptr) (done bool) {
 	b := takeReceiveBatch()
 	defer b.release()
 	for s.got < len(s.in) {

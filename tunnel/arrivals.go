@@ -13,7 +13,8 @@ type arrivals struct {
 	packets, bytes atomic.Uint64
 	expected       atomic.Uint64    // that the sequence numbers tell of, arrived or not
 	marks          [4]atomic.Uint64 // by codepoint but Not-ECT
-	last           atomic.Int64     // when something arrived, to within lastGrain
+	last           atomic.Int64     // when something arrived, to within lastGrain,
+	inner          atomic.Int64     // and when a packet of others did, while that matters
 	hop            atomic.Uint32    // hop limit of the outer header, 0 = not known
 	hops           atomic.Uint32    // how often it became another
 
@@ -21,7 +22,8 @@ type arrivals struct {
 	way      delay  // of the peer's probes
 	low      int64  // the least of these since the last report
 	lowKnown bool   // there was one
-	reported uint64 // packets at the last report
+	reported uint64 // packets at the last report,
+	listed   uint64 // and at the last HEARD
 }
 
 // lastGrain spares the packet path a write for most packets.
@@ -45,6 +47,13 @@ func (a *arrivals) count(now int64, n int, ahead uint64, class, hop uint8) {
 	}
 	if now-a.last.Load() >= lastGrain {
 		a.last.Store(now)
+	}
+}
+
+// carried notes that an inner packet arrived.
+func (a *arrivals) carried(now int64) {
+	if now-a.inner.Load() >= lastGrain {
+		a.inner.Store(now)
 	}
 }
 
@@ -77,6 +86,21 @@ func (t *arrivalTable) lane(lane uint16) *arrivals {
 		chunk.CompareAndSwap(nil, new([laneChunk]arrivals))
 	}
 	return &chunk.Load()[lane%laneChunk]
+}
+
+// find gives the arrivals of a lane, nil if nothing has arrived on it.
+func (t *arrivalTable) find(lane uint16) *arrivals {
+	if lane == 0 {
+		return &t.first
+	}
+	chunks := t.lanes.Load()
+	if chunks == nil {
+		return nil
+	}
+	if chunk := chunks[lane/laneChunk].Load(); chunk != nil {
+		return &chunk[lane%laneChunk]
+	}
+	return nil
 }
 
 // from yields the lanes on which something has arrived, beginning at a lane and

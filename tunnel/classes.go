@@ -28,6 +28,13 @@ func (p *peer) ecnMode(s *session) ecn.Mode {
 	return ecn.Compatibility
 }
 
+// answerClass is the outer class of what answers an inner packet, if that has the
+// same DSCP.
+func (p *peer) answerClass(packet []byte) uint8 {
+	_, dscp, _ := ecn.Of(packet)
+	return ecn.TrafficClass(p.device.options.DSCP.Outer(dscp), ecn.NotECT)
+}
+
 // laneFlow is by what a flow's packets with an outer traffic class are given a
 // lane. Packets of one flow in two classes of service may overtake each other by
 // any amount, so they do not share a replay window; within a class they stay in

@@ -28,6 +28,10 @@ const (
 	controlProbe     controlType = 3
 	controlProbeEcho controlType = 4
 	controlReport    controlType = 5
+	controlHeard     controlType = 6
+	controlOpen      controlType = 7
+	controlOpened    controlType = 8
+	controlPiece     controlType = 9
 )
 
 const (
@@ -76,6 +80,9 @@ const (
 	helloPathDirect        = 1 << 0 // the sender receives lanes at its listen port
 	helloPathReports       = 1 << 1 // the sender reads REPORT
 	helloPathVouched       = 1 << 2 // the sender takes packets whose transport checksum was not computed
+	helloPathHeard         = 1 << 3 // the sender reads HEARD
+	helloPathReturn        = 1 << 4 // the sender receives lanes at the ports that it sends from, if asked by OPEN
+	helloPathPieces        = 1 << 5 // the sender puts PIECEs together
 	helloPathQuick         = 1 << 8 // the sender wants to have REPORT every 200 ms while it sends, for its rate
 	helloIntegerFieldLimit = 2      // widest field known so far, bytes
 )

@@ -36,6 +36,12 @@ var controlVectors = []controlVector{
 	{"probe echo over ipv4", controlProbeEcho, &probeEcho{Source: netip.MustParseAddrPort("192.0.2.1:1")},
 		"f104" + "0030" + "0000000000000000" + "0000000000000000" + "0000" + "0000" + "00" + "00" + "0000000000000000" +
 			"00000000000000000000ffffc0000201" + "0001"},
+	{"heard", controlHeard, &heardList{Number: 7, Largest: 1452, Lanes: []byte{0x80, 0x41}},
+		"f106" + "0008" + "00000007" + "05ac" + "8041"},
+	{"open", controlOpen, &openList{Lanes: []uint16{1, 1024}, Ports: []uint16{0, 40000}},
+		"f107" + "0008" + "00010000" + "04009c40"},
+	{"opened", controlOpened, &openList{Lanes: []uint16{3}, Ports: []uint16{51820}},
+		"f108" + "0004" + "0003ca6c"},
 }
 
 func TestControlVectors(t *testing.T) {
@@ -81,6 +87,14 @@ func parseAny(t *testing.T, kind controlType, body []byte) any {
 		var r report
 		r, err = parseReport(body)
 		got = &r
+	case controlHeard:
+		var l heardList
+		l, err = parseHeard(body)
+		got = &l
+	case controlOpen, controlOpened:
+		var l openList
+		l, err = parseOpen(body)
+		got = &l
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -114,6 +128,16 @@ func TestControlRefusesTheMalformed(t *testing.T) {
 	for _, body := range [][]byte{{}, {helloFieldVersion}, {helloFieldVersion, 1}, {helloFieldVersion, 1, 0}, {9, 200, 1}} {
 		if h, err := parseHello(body); err == nil {
 			t.Errorf("parseHello(%x) = %+v", body, h)
+		}
+	}
+	for _, body := range [][]byte{{}, {1, 2, 3, 4, 5}, make([]byte, heardHeader+heardMaxBytes+1)} {
+		if l, err := parseHeard(body); err == nil {
+			t.Errorf("parseHeard of %d bytes = %+v", len(body), l)
+		}
+	}
+	for _, body := range [][]byte{{1}, {1, 2, 3, 4, 5}, make([]byte, (openMost+1)*openEntry)} {
+		if l, err := parseOpen(body); err == nil {
+			t.Errorf("parseOpen of %d bytes = %+v", len(body), l)
 		}
 	}
 	for n := range probeEchoLen {
@@ -173,6 +197,14 @@ func rewrite(t *testing.T, kind controlType, body []byte) {
 			if again, err := parseReport(r.append(nil)); err != nil || !cmp.Equal(again, r) {
 				t.Fatalf("%+v became %+v, %v", r, again, err)
 			}
+		}
+	case controlHeard:
+		if l, err := parseHeard(body); err == nil && !bytes.Equal(l.append(nil), body) {
+			t.Fatalf("%+v written differs from %x", l, body)
+		}
+	case controlOpen, controlOpened:
+		if l, err := parseOpen(body); err == nil && !bytes.Equal(l.append(nil), body) {
+			t.Fatalf("%+v written differs from %x", l, body)
 		}
 	}
 }

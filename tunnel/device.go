@@ -77,6 +77,8 @@ type Device struct {
 	transmit   []*transmitter
 	receive    []*receiver
 	receiving  chan struct{} // closed when the last receivers have ended
+	poolOnce   sync.Once
+	pooled     []*pooledReceiver // for the pool's ports, made when they first listen
 
 	config     sync.Mutex // configuration, one change at a time
 	up         bool       // with sockets
@@ -256,6 +258,8 @@ func (d *Device) linkEvent(event tun.Event) {
 	case tun.Down:
 		d.linkIsUp = false
 		d.linkDown()
+	case tun.MTUUpdate:
+		d.mtuUpdated()
 	}
 }
 
@@ -340,6 +344,7 @@ const (
 func (d *Device) openListen(port uint16) (all []portpool.Socket, err error) {
 	c := portpool.SocketConfig{
 		Port: port, FwMark: d.fwMark, Shared: d.shared, GRO: true,
+		FreeBind:   d.options.SourcePrefixes != (SourcePrefixes{}),
 		SendBuffer: listenSendBuffer, ReceiveBuffer: listenReceiveBuffer / d.workers,
 	}
 	if d.openSocket != nil {
@@ -399,7 +404,7 @@ func (d *Device) poolConfig() portpool.PoolConfig {
 	o := d.options
 	c := portpool.PoolConfig{
 		Ports: o.Ports, Low: o.PortRange.Low, High: o.PortRange.High, Idle: o.LaneIdle,
-		Shared: d.shared, FwMark: d.fwMark, Log: d.log,
+		Shared: d.shared, FwMark: d.fwMark, Log: d.log, FreeBind: d.options.SourcePrefixes != (SourcePrefixes{}),
 	}
 	if d.openSocket != nil {
 		c.Open = func(port uint16) (portpool.Socket, error) {
@@ -414,6 +419,7 @@ func (d *Device) closeSockets() {
 	if old := d.sockets.Swap(nil); old != nil {
 		closeAll(old.receivers)
 		old.pool.Close()
+		old.pool.Wait()
 		<-d.receiving
 		d.uplink.stop()
 	}

@@ -21,8 +21,9 @@ type sockets struct {
 
 // endpoint is where a peer is. It is never changed, only replaced.
 type endpoint struct {
-	addr  netip.AddrPort
-	local netip.Addr // our address that the peer last sent to, if known
+	addr   netip.AddrPort
+	local  netip.Addr // our address that the peer last sent to, if known
+	paired bool       // the peer sends from there to a port of our pool, and not to the listen port
 }
 
 // outgoing is a packet, or super-packet, and the way that was chosen for it.
@@ -95,6 +96,7 @@ func (e *egress) flush(socks *sockets, mtu int) {
 // seal adds the segments of a packet to what is sent.
 func (e *egress) seal(o *outgoing, mtu int) {
 	s, p := o.session, o.packet
+	mtu = p.peer.padTo(mtu)
 	drops := &p.peer.drops
 	if e.segment.Reset(p.header, p.payload(), s.vouches.Load()) != nil {
 		drops.add(dropInvalid)
@@ -185,6 +187,7 @@ func (o *outgoing) sent(m *portpool.Message) {
 	all := (len(m.Buf) + m.SegmentSize - 1) / m.SegmentSize
 	gone := (m.N + m.SegmentSize - 1) / m.SegmentSize
 	p.tx.count(gone, m.N, o.class)
+	p.noteSent(m.SegmentSize)
 	if gone < all {
 		p.drops[sendDrop(m.Err)].Add(uint64(all - gone))
 	}

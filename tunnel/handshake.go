@@ -246,7 +246,7 @@ func (h *handshaker) admit(now int64, static *noise.Static, in *inbound) bool {
 	if cookies := h.checker(static); !in.proven && !cookies.CheckMAC2(now, msg, in.source) {
 		d.drops.add(dropCookie)
 		if reply, err := cookies.Reply(d.rand, now, msg, in.source); err == nil {
-			d.sendHandshake(reply[:], &endpoint{in.source, in.local})
+			d.sendHandshake(reply[:], &endpoint{addr: in.source, local: in.local})
 			d.cookiesSent.Add(1)
 		}
 		return false
@@ -425,7 +425,7 @@ func (p *peer) finish(now int64, msg []byte, in *inbound) error {
 
 // moveTo takes the source of an authenticated handshake message as endpoint.
 func (p *peer) moveTo(in *inbound) *endpoint {
-	to, old := &endpoint{in.source, in.local}, p.endpoint.Load()
+	to, old := &endpoint{addr: in.source, local: in.local}, p.endpoint.Load()
 	p.endpoint.Store(to)
 	if old != nil && old.addr != to.addr {
 		p.pathChanged(p.device.clock.Now())
@@ -465,26 +465,23 @@ func (d *Device) sendHandshake(msg []byte, to *endpoint) bool {
 }
 
 // sendSealed seals n bytes of payload behind the header room of buf and sends
-// them on a lane of s, in an outer traffic class, at once. The caller holds mu.
-func (p *peer) sendSealed(now int64, s *session, lane uint16, buf []byte, n int, class uint8) {
-	p.sendSealedFrom(now, s, lane, lane, buf, n, class)
+// them on a lane of s, on one of its ways, in an outer traffic class, at once. The
+// caller holds mu.
+func (p *peer) sendSealed(now int64, s *session, lane uint16, via spreadMode, buf []byte, n int, class uint8) {
+	p.sendSealedFrom(now, s, lane, lane, via, buf, n, class)
 }
 
-// sendSealedFrom is sendSealed where another lane counts than the one whose socket
-// is used.
-func (p *peer) sendSealedFrom(now int64, s *session, lane, counter uint16, buf []byte, n int, class uint8) {
+// sendSealedFrom is sendSealed where another lane counts than the one whose way is
+// taken.
+func (p *peer) sendSealedFrom(now int64, s *session, lane, counter uint16, via spreadMode, buf []byte, n int, class uint8) {
 	d := p.device
-	socks, to := d.sockets.Load(), p.endpoint.Load()
-	if socks == nil || to == nil {
+	socks := d.sockets.Load()
+	if socks == nil {
 		return
 	}
-	socket := socks.listen
-	if lane != 0 {
-		pooled, err := socks.pool.Socket(now, lane)
-		if err != nil {
-			return
-		}
-		socket = pooled
+	socket, to, ok := p.wayOf(now, socks, lane, via)
+	if !ok {
+		return
 	}
 	datagram, ok := s.seal(buf, n, counter)
 	if !ok {

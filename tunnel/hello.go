@@ -83,10 +83,10 @@ func (p *peer) helloStep(now int64, s *session) {
 func (d *Device) ourHello() hello {
 	h := hello{
 		Version:      controlVersion,
-		ReceiveLanes: maxLanes,
+		ReceiveLanes: uint16(d.options.receiveLanes()),
 		ECN:          helloECNDecapsulates,
 		AEADs:        helloAEADChaCha,
-		Path:         helloPathDirect | helloPathReports,
+		Path:         helloPathDirect | helloPathReports | helloPathHeard | helloPathReturn | helloPathPieces,
 	}
 	if d.offers&noise.CounterAES != 0 {
 		h.AEADs |= helloAEADAES256
@@ -94,9 +94,7 @@ func (d *Device) ourHello() hello {
 	if d.offers&noise.CounterVouched != 0 {
 		h.Path |= helloPathVouched
 	}
-	if d.options.Spread == SpreadPorts {
-		h.SendLanes = uint16(d.options.Ports)
-	}
+	h.SendLanes = uint16(d.options.sendLanes())
 	if d.options.DSCP.Inherits() {
 		h.DSCP = helloDSCPInherits
 	}
@@ -139,7 +137,7 @@ func (p *peer) heardHello(now int64, s *session, t controlType, body []byte) {
 	if s != p.current {
 		return
 	}
-	p.agreed(now, limit)
+	p.agreed(now, limit, &theirs)
 	p.pathAgreed(now, &theirs)
 	p.switchTo(now, s)
 }
@@ -170,20 +168,21 @@ func (p *peer) switchTo(now int64, s *session) {
 }
 
 // control handles the control messages of one payload, which arrived on a lane
-// of s in a datagram of size bytes, one of those of m.
-func (p *peer) control(now int64, s *session, lane uint16, list []byte, m *portpool.Message, size int) {
+// of s in a datagram of size bytes, one of those of m. It gives an inner packet that
+// came in pieces, behind room for a transport header.
+func (p *peer) control(now int64, s *session, lane uint16, list []byte, m *portpool.Message, size int) (whole []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for {
 		t, body, rest, err := nextControl(list)
 		if err != nil {
 			p.drops.add(dropControl)
-			return
+			return nil
 		}
 		switch t {
 		case controlEnd:
 			p.arm(now)
-			return
+			return p.takeWhole()
 		case controlHello, controlHelloAck:
 			p.heardHello(now, s, t, body)
 		case controlProbe:
@@ -192,12 +191,20 @@ func (p *peer) control(now int64, s *session, lane uint16, list []byte, m *portp
 			p.heardEcho(now, s, body)
 		case controlReport:
 			p.heardReport(now, s, body)
+		case controlPiece:
+			p.heardPiece(body)
+		case controlHeard:
+			p.heardHeard(now, body)
+		case controlOpen:
+			p.heardOpen(now, s, body)
+		case controlOpened:
+			p.heardOpened(now, body)
 		}
 		list = rest
 	}
 }
 
-// heardProbe answers on lane 0, which is known to work.
+// heardProbe answers on lane 0, unless that is known to be silent.
 func (p *peer) heardProbe(now int64, s *session, lane uint16, body []byte, m *portpool.Message, size int) {
 	probe, err := parseProbe(body)
 	if err != nil {
@@ -208,7 +215,7 @@ func (p *peer) heardProbe(now int64, s *session, lane uint16, body []byte, m *po
 		probe: probe, Lane: lane, Size: uint16(size), TrafficClass: m.TrafficClass,
 		HopLimit: m.HopLimit, Arrived: m.Time, Source: m.Addr,
 	}
-	p.sendControl(now, s, appendControl(nil, controlProbeEcho, &echo))
+	p.sendEcho(now, s, &echo)
 	p.noteProbe(lane, &probe, m)
 }
 
@@ -221,6 +228,7 @@ func (p *peer) heardEcho(now int64, s *session, body []byte) {
 	}
 	p.spreadEvents(now, p.spread.echoed(now, echo.ID, echo.Lane))
 	p.ecn.echoed(now, echo.ID, echo.Lane, echo.TrafficClass)
+	p.mtuEvents(now, p.mtu.echoed(now, echo.ID))
 	p.noteEcho(now, s, &echo)
 }
 
@@ -229,12 +237,19 @@ func (p *peer) sendControl(now int64, s *session, payload []byte) {
 	p.sendPayload(now, s, 0, payload, p.device.controlClass())
 }
 
-// sendPayload seals a control payload and sends it on a lane of s.
+// sendPayload seals a control payload and sends it on a lane of s, which goes the
+// way that data goes. On a lane above 0 it shares the class of the data, which it might
+// overtake by more than the lane's replay window otherwise.
 func (p *peer) sendPayload(now int64, s *session, lane uint16, payload []byte, class uint8) {
+	p.sendVia(now, s, lane, p.spread.mode, payload, p.classOn(lane, class))
+}
+
+// sendVia is for a lane that goes another way.
+func (p *peer) sendVia(now int64, s *session, lane uint16, via spreadMode, payload []byte, class uint8) {
 	size := noise.PaddedSize(len(payload), maxControlPayload)
 	buf := make([]byte, headerSize+size+noise.TagSize)
 	copy(buf[headerSize:], payload)
-	p.sendSealed(now, s, lane, buf, size, class)
+	p.sendSealed(now, s, lane, via, buf, size, class)
 }
 
 // controlClass is the outer traffic class of handshakes and control messages.

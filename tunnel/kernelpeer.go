@@ -40,7 +40,7 @@ func atTime(now int64) time.Time { return time.Unix(0, now) }
 // localEnd is what this device is to such a peer, listening on a port.
 func (d *Device) localEnd(port uint16) accord.Local {
 	l := accord.Local{Instance: d.random64() | 1, Port: port}
-	if d.options.Spread == SpreadOff {
+	if !d.options.Spread.has(SpreadPorts) {
 		return l
 	}
 	low, high := d.options.PortRange.Low, d.options.PortRange.High
@@ -153,7 +153,7 @@ func (p *peer) sayKernel(now int64, ask bool) {
 	}
 	buf := make([]byte, headerSize+len(packet)+noise.TagSize)
 	copy(buf[headerSize:], packet)
-	p.sendSealedFrom(now, s, lane, 0, buf, len(packet), p.device.controlClass())
+	p.sendSealedFrom(now, s, lane, 0, spreadDirect, buf, len(packet), p.device.controlClass())
 }
 
 // canonical is where a message is taken to come from: the canonical port of a peer

@@ -205,6 +205,18 @@ func (s *memSocket) Receive(ms []portpool.Message) (n int, err error) {
 	return n, nil
 }
 
+// ReceiveShared implements portpool.SharedReceiver.
+func (s *memSocket) ReceiveShared(b *portpool.Buffers) (int, error) {
+	select {
+	case <-s.closed:
+		return 0, net.ErrClosed
+	case d := <-s.queue:
+		b.Mu.Lock()
+		d.fill(&b.Messages[0])
+		return 1, nil
+	}
+}
+
 func (d *memDatagram) fill(m *portpool.Message) {
 	buf := m.Buf
 	*m = portpool.Message{

@@ -20,8 +20,8 @@ import (
 // [DefaultOptions].
 type Options struct {
 	// Ports is how many source ports, hence lanes, the pool may have, 1 to
-	// portpool.MaxPorts. With 1, all data to all peers shares one lane
-	// beside the listen port's.
+	// portpool.MaxPorts. 1 is plain WireGuard, unless labels or addresses tell
+	// flows apart.
 	Ports int
 	// PortRange bounds the source ports; the zero value leaves them to the
 	// kernel.
@@ -40,6 +40,15 @@ type Options struct {
 	ECN ECNMode
 	// Spread says how flows are told apart outside.
 	Spread SpreadMode
+	// MaxLanes is how many lanes one peer may have in each direction, hence how
+	// many connections a router on the way has to track for it; 0 is as many as
+	// there are ports.
+	MaxLanes int
+	// SourcePrefixes are where SpreadAddresses takes its addresses from.
+	SourcePrefixes SourcePrefixes
+	// ClampMSS lowers the segment size that TCP connections agree on to what the
+	// path carries, for hosts that do not hear ICMP.
+	ClampMSS bool
 	// Workers is how many queues of the TUN device there are to be, each with
 	// a goroutine that sends and one that receives: 1 to MaxWorkers, or 0 for
 	// one for each processor, up to 8. It is for whoever makes the TUN
@@ -80,7 +89,7 @@ const defaultControlDSCP = 34
 // without use, the DSCP inherited, ECN as peer and path are able, and FQ-CoDel as
 // RFC 8290 recommends it.
 func DefaultOptions() Options {
-	return Options{Ports: 1024, LaneIdle: time.Minute, Spread: SpreadPorts, ControlDSCP: defaultControlDSCP, Queue: queue.Default()}
+	return Options{Ports: 1024, LaneIdle: time.Minute, Spread: SpreadAuto, ControlDSCP: defaultControlDSCP, Queue: queue.Default()}
 }
 
 const minLaneIdle = time.Second
@@ -97,8 +106,11 @@ func (o Options) Validate() error {
 	if o.LaneIdle < minLaneIdle {
 		return fmt.Errorf("lane idle: %v is too short, use at least %v", o.LaneIdle, minLaneIdle)
 	}
-	if o.Spread > SpreadPorts || o.ECN > ECNOff || o.DSCPDecap > ecn.Uniform || o.Cipher > CipherAES || o.GSO > portpool.On || o.GRO > portpool.On {
-		return fmt.Errorf("spread, ecn, dscp decap, cipher, gso or gro: unknown mode")
+	if err := o.validateSpread(); err != nil {
+		return err
+	}
+	if o.ECN > ECNOff || o.DSCPDecap > ecn.Uniform || o.Cipher > CipherAES || o.GSO > portpool.On || o.GRO > portpool.On {
+		return fmt.Errorf("ecn, dscp decap, cipher, gso or gro: unknown mode")
 	}
 	if o.ControlDSCP > ecn.MaxDSCP {
 		return fmt.Errorf("control dscp: %d is out of range, use 0 to %d", o.ControlDSCP, ecn.MaxDSCP)
@@ -195,27 +207,6 @@ func ParseECN(s string) (ECNMode, error) {
 
 // String gives what [ParseECN] reads.
 func (m ECNMode) String() string { return ecnModeNames[m] }
-
-// SpreadMode says how flows are told apart in the outer headers.
-type SpreadMode uint8
-
-const (
-	// SpreadOff sends everything on lane 0, as stock WireGuard does.
-	SpreadOff SpreadMode = iota
-	// SpreadPorts gives each flow a source port of its own.
-	SpreadPorts
-)
-
-var spreadNames = []string{"off", "ports"}
-
-// ParseSpread reads "off" or "ports".
-func ParseSpread(s string) (SpreadMode, error) {
-	m, err := parseWord(s, spreadNames)
-	return SpreadMode(m), err
-}
-
-// String gives what [ParseSpread] reads.
-func (m SpreadMode) String() string { return spreadNames[m] }
 
 // MaxWorkers is the most workers that a device may have.
 const MaxWorkers = 64

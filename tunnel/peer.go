@@ -26,8 +26,22 @@ type peer struct {
 
 	sending   atomic.Pointer[session] // what data is sealed with, nil = none
 	endpoint  atomic.Pointer[endpoint]
-	spreading atomic.Bool // data may leave lane 0
 	normalECN atomic.Bool // what is sent may carry the inner ECN field outside
+
+	// Where lanes lead:
+	via       atomic.Uint32 // spreadMode: whether data may leave lane 0, and where lanes lead
+	providing atomic.Bool   // lanes are kept open on which the peer sends
+	answering atomic.Bool   // the peer's packets say which lanes their answers get
+	ways      wayTable      // of the peer's lanes
+	sources   wayTable      // of ours, with a source address of its own for each
+
+	// What the path carries:
+	largestIn   atomic.Uint32 // datagram since the last list, bytes
+	largestOut  atomic.Uint32 // likewise, since the peer's last list
+	innerMax    atomic.Int32  // how large an inner packet may be, 0 = as the TUN device lets it
+	takesPieces atomic.Bool
+	pieceID     atomic.Uint32
+
 	// Of a peer whose kernel WireGuard has kiloport attached, see kernelpeer.go:
 	restores    atomic.Pointer[kernelPorts] // where its data comes from, nil = it is no such peer
 	restored    atomic.Uint32               // messages that came from there
@@ -73,15 +87,21 @@ type peer struct {
 	delays    *delays // nil: none was measured
 	spread    spread
 	ecn       ecnPath
+	sizes     *sizeWatch
+	mtu       pathMTU
+	pieces    *pieceTable // nil: none has come
 	reporter  reporter
 	reports   reports
-	reporting bool  // the peer reads REPORT
-	lineAt    int64 // when to send the next probe of the line, 0 = not before data is sent
-	tripLow   int64 // the least round trip on lane 0 since the last report, above that of late
-	tripKnown bool  // there was one
-	switchAt  int64 // data moves to current at the latest, 0 = it has
-	heard     int64 // when something authenticated last arrived
-	version   uint8 // of the peer's control messages, 0 = stock
+	reporting bool // the peer reads REPORT
+	lister    lister
+	provider  provider
+	abilities uint16 // helloPath… bits of the peer
+	lineAt    int64  // when to send the next probe of the line, 0 = not before data is sent
+	tripLow   int64  // the least round trip on lane 0 since the last report, above that of late
+	tripKnown bool   // there was one
+	switchAt  int64  // data moves to current at the latest, 0 = it has
+	heard     int64  // when something authenticated last arrived
+	version   uint8  // of the peer's control messages, 0 = stock
 	kernel    *kernelPeer
 	wake      Timer
 	wakeAt    int64 // what wake is set to, 0 = not set
@@ -115,19 +135,10 @@ func (t *traffic) marks() (m markCounts) {
 func newPeer(d *Device, key noise.PublicKey) *peer {
 	p := &peer{
 		device: d, key: key, timers: noise.NewTimers(d.constants, d.jitter),
-		sentBatch: make([]uint64, d.workers), heardBatch: make([]uint64, d.workers), heardAt: make([]int, d.workers),
+		sentBatch: make([]uint64, d.workers), heardBatch: make([]uint64, 2*d.workers), heardAt: make([]int, 2*d.workers),
 	}
 	p.resetSpread()
 	return p
-}
-
-func (p *peer) resetSpread() {
-	p.resetPath()
-	p.spread = spread{mode: spreadStock, reason: "no session yet"}
-	if p.device.options.Spread == SpreadOff {
-		p.spread = spread{mode: spreadOff, reason: "spread is off"}
-	}
-	p.spreading.Store(false)
 }
 
 // stage keeps a packet until there is a session and asks for one. If there is
@@ -210,18 +221,9 @@ func (p *peer) dataSent(now int64) {
 	}
 	p.ecn.classUsed(now, p.dscps.Load())
 	p.ecn.active(now)
+	p.mtu.active(now)
 	p.flowedKernel(now)
 	p.arm(now)
-}
-
-// noteLanes has lanes probed that flows were just given.
-func (p *peer) noteLanes(now int64) {
-	p.lanesMu.Lock()
-	defer p.lanesMu.Unlock()
-	for _, lane := range p.opened {
-		p.spread.opened(now, lane)
-	}
-	p.opened = p.opened[:0]
 }
 
 // received is told once a batch that something authenticated arrived.
@@ -239,10 +241,8 @@ func (p *peer) received(now int64, s *session, data, inner bool) {
 	} else {
 		p.timers.KeepaliveReceived(now)
 	}
-	if inner && p.reporting {
-		p.reporter.arrived(now)
-	}
 	if inner {
+		p.innerArrived(now)
 		p.flowedKernel(now)
 	}
 	if s == p.current && p.device.constants.RekeyOnReceive(s.keypair, now) && p.timers.LastMinute() {
@@ -316,13 +316,6 @@ func (p *peer) clearSessions() {
 	p.forgetLanes()
 }
 
-// forgetLanes lets flows choose anew.
-func (p *peer) forgetLanes() {
-	p.lanesMu.Lock()
-	p.lanes, p.opened = nil, nil
-	p.lanesMu.Unlock()
-}
-
 func (p *peer) clearHandshake() {
 	if p.handshake != nil {
 		p.handshake.Clear()
@@ -347,54 +340,3 @@ func (p *peer) forgetLocal(old *endpoint) {
 
 // name is the public key, shortened for people.
 func (p *peer) name() string { return p.key.String() }
-
-// spreadStock records that the peer takes lane 0 alone.
-func (p *peer) spreadStock(reason string) {
-	p.pathStock(reason)
-	if p.spread.mode == spreadOff {
-		return
-	}
-	p.spread.stock(reason)
-	p.version = 0
-	p.spreading.Store(false)
-	if p.kernelLanes.Load() == 0 {
-		p.forgetLanes()
-	}
-}
-
-// agreed records that HELLO was exchanged.
-func (p *peer) agreed(now int64, limit uint16) {
-	if p.spread.mode == spreadOff {
-		return
-	}
-	p.spread.agree(now, limit)
-	p.applySpread()
-}
-
-func (p *peer) applySpread() { p.spreading.Store(p.spread.usable()) }
-
-// spreadEvents does what the spread machine asks for.
-func (p *peer) spreadEvents(now int64, ev spreadEvents) {
-	if len(ev.dead)+len(ev.alive) > 0 {
-		p.lanesMu.Lock()
-		if p.lanes != nil {
-			for _, lane := range ev.dead {
-				p.lanes.SetDead(lane, true)
-			}
-			for _, lane := range ev.alive {
-				p.lanes.SetDead(lane, false)
-			}
-		}
-		p.lanesMu.Unlock()
-	}
-	p.applySpread()
-	if ev.changed {
-		p.device.log.Info("lanes", "peer", p.name(), "spread", p.spread.mode.String(), "reason", p.spread.reason)
-	}
-	s := p.sending.Load()
-	for _, pending := range ev.probes {
-		if s != nil && uint32(pending.lane) <= s.limit.Load() {
-			p.sendProbe(now, s, pending.lane, pending.id, ecn.TrafficClass(p.ecn.plain, ecn.NotECT))
-		}
-	}
-}

@@ -14,6 +14,7 @@ func (p *peer) resetPath() {
 	p.ecn = newECNPath(&d.options, d.expectedDSCPs()|p.dscps.Load())
 	p.reporter = reporter{epoch: uint32(d.random64())}
 	p.reports, p.reporting = reports{}, false
+	p.mtuStop()
 	p.blind.Store(false)
 	p.applyECN()
 }
@@ -27,6 +28,7 @@ func (d *Device) expectedDSCPs() uint64 {
 // pathStock records that the peer is plain WireGuard.
 func (p *peer) pathStock(reason string) {
 	p.ecn.stock(reason)
+	p.mtuStop()
 	p.setReporting(false)
 	p.reporter.quick = false
 	p.downlink.asked.Store(nil)
@@ -36,6 +38,7 @@ func (p *peer) pathStock(reason string) {
 
 // pathAgreed records what the peer said in HELLO, on the current keypair.
 func (p *peer) pathAgreed(now int64, theirs *hello) {
+	p.mtuAgreed(now, theirs)
 	p.ecn.agree(now, theirs.ECN&helloECNDecapsulates != 0)
 	p.setReporting(theirs.Path&helloPathReports != 0)
 	p.reporter.quick = theirs.Path&helloPathQuick != 0
@@ -55,6 +58,9 @@ func (p *peer) setReporting(reads bool) {
 func (p *peer) pathChanged(now int64) {
 	p.spread.roamed(now)
 	p.ecn.roamed(now)
+	p.mtuMoved(now)
+	p.forgetWays()
+	p.sources.forget()
 	for i := range p.reports.lanes {
 		p.reports.lanes[i].delay = laneDelay{}
 	}
@@ -75,7 +81,7 @@ func (p *peer) ecnEvents(now int64, ev ecnEvents) {
 		for i := range ev.probes {
 			probe := &ev.probes[i]
 			if uint32(probe.lane) <= s.limit.Load() {
-				p.sendProbe(now, s, probe.lane, probe.id, probe.class)
+				p.sendProbe(now, s, probe.lane, p.spread.mode, probe.id, probe.class)
 			}
 		}
 	}
@@ -109,10 +115,10 @@ func (p *peer) sayBlind(blind bool) {
 	p.device.log.Info("the path from the peer no longer marks everything: its marks count again", "peer", p.name())
 }
 
-// sendProbe sends a PROBE on a lane, in a traffic class.
-func (p *peer) sendProbe(now int64, s *session, lane uint16, id uint64, class uint8) {
+// sendProbe sends a PROBE on a lane, on one of its ways, in a traffic class.
+func (p *peer) sendProbe(now int64, s *session, lane uint16, via spreadMode, id uint64, class uint8) {
 	body := &probe{ID: id, Sent: p.device.clock.Now()}
-	p.sendPayload(now, s, lane, appendControl(nil, controlProbe, body), class)
+	p.sendVia(now, s, lane, via, appendControl(nil, controlProbe, body), class)
 }
 
 // probeLine sends the probe that is due to find the rate of the line, and goes on
@@ -126,7 +132,7 @@ func (p *peer) probeLine(now int64) {
 	if now-p.spread.used > autorateIdle || !p.reporting || s == nil {
 		return
 	}
-	p.sendProbe(now, s, 0, p.random64(), ecn.TrafficClass(p.ecn.plain, ecn.NotECT))
+	p.sendProbe(now, s, 0, spreadListen, p.random64(), ecn.TrafficClass(p.ecn.plain, ecn.NotECT))
 	p.lineAt = now + p.device.uplink.probeEvery()
 }
 
@@ -188,7 +194,7 @@ func (p *peer) testLanes() []uint16 {
 	recently := p.device.clock.Now() - laneCheckEvery
 	for i := range p.spread.lanes {
 		c := &p.spread.lanes[i]
-		if lane := uint16(i); lane > 0 && !c.dead && c.failures == 0 && c.answered != c.checked && s.lastSent(lane) > recently {
+		if lane := uint16(i); lane > 0 && p.laneDSCP(lane) == p.ecn.plain && !c.dead && !c.shut && c.suspect == 0 && c.proved != 0 && s.lastSent(lane) > recently {
 			if lanes = append(lanes, lane); len(lanes) == maxTestLanes {
 				break
 			}

@@ -29,6 +29,9 @@ const (
 type receiver struct {
 	device    *Device
 	worker    int
+	slot      int  // of its own at each peer
+	pooled    bool // it serves ports of the pool
+	answers   answers
 	out       *tun.Coalescer
 	admission admission
 	messages  []portpool.Message
@@ -51,7 +54,7 @@ func newReceiver(d *Device, worker int) *receiver {
 		offloads &= tun.OffloadChecksum
 	}
 	r := &receiver{
-		device: d, worker: worker, out: tun.NewCoalescer(d.tun.Queues()[worker], offloads),
+		device: d, worker: worker, slot: worker, answers: answers{hasher: d.hasher}, out: tun.NewCoalescer(d.tun.Queues()[worker], offloads),
 		admission: newAdmission(d.admissionSecret, receiveBatch),
 		messages:  make([]portpool.Message, receiveBatch),
 	}
@@ -148,6 +151,8 @@ func (r *receiver) datagram(m *portpool.Message, datagram []byte) {
 		r.device.drops.add(dropMalformed)
 	case kind == noise.MessageTransport:
 		r.transport(m, datagram)
+	case r.pooled:
+		r.device.drops.add(dropMalformed) // handshakes are for the listen port
 	default:
 		r.device.handshakes.offer(r.now, m, datagram, kind)
 	}
@@ -181,9 +186,13 @@ func (r *receiver) transport(m *portpool.Message, datagram []byte) {
 		p.drops.add(dropForged)
 		return
 	}
-	if !s.record(r.now, lane, sequence, len(datagram), m) {
+	fresh, moved := s.record(r.now, lane, sequence, len(datagram), m)
+	if !fresh {
 		p.drops.add(dropReplay)
 		return
+	}
+	if moved && lane != 0 {
+		p.laneCame(r.now, lane, m, r.pooled)
 	}
 	r.authenticated(m, s, lane, datagram, payload, flags&noise.CounterVouched != 0)
 }
@@ -198,24 +207,28 @@ func (r *receiver) authenticated(m *portpool.Message, s *session, lane uint16, d
 	if lane == 0 {
 		p.roam(r.now, m)
 	}
+	p.noteSize(len(datagram))
 	t := r.touch(p)
 	t.session, t.data = s, t.data || len(payload) > 0
 	switch {
 	case len(payload) == 0: // keepalive
 	case payload[0] == controlMagic:
-		p.control(r.now, s, lane, payload[1:], m, len(datagram))
+		if whole := p.control(r.now, s, lane, payload[1:], m, len(datagram)); whole != nil {
+			t.inner = true
+			r.deliver(m, p, lane, whole, len(whole)-headerSize, false)
+		}
 	case accord.IsHello(payload):
 		p.heardKernel(r.now, payload)
 	default:
 		t.inner = true
-		r.deliver(m, p, datagram, len(payload), vouched)
+		r.deliver(m, p, lane, datagram, len(payload), vouched)
 	}
 }
 
 const sourceWarning = "a packet from a source that is not among the peer's allowed ips was dropped"
 
 // deliver adds an inner packet to what is written to the TUN device.
-func (r *receiver) deliver(m *portpool.Message, p *peer, datagram []byte, size int, vouched bool) {
+func (r *receiver) deliver(m *portpool.Message, p *peer, lane uint16, datagram []byte, size int, vouched bool) {
 	payload := datagram[headerSize : headerSize+size]
 	length, ok := innerLength(payload)
 	if !ok {
@@ -231,9 +244,18 @@ func (r *receiver) deliver(m *portpool.Message, p *peer, datagram []byte, size i
 		}
 		return
 	}
+	if lane != 0 && p.providing.Load() {
+		p.arrivals.lane(lane).carried(r.now)
+	}
+	if lane != 0 && p.answering.Load() {
+		r.answers.note(r.now, p, lane, payload)
+	}
 	if !p.decapsulate(payload, m.TrafficClass) {
 		p.drops.add(dropECN)
 		return
+	}
+	if most := p.clamp(); most != 0 {
+		clampMSS(payload, most, !vouched)
 	}
 	// The transport header stood before the payload; the device may write
 	// its own there.
@@ -257,12 +279,12 @@ func innerLength(b []byte) (int, bool) {
 
 // touch gives the peer's entry of this batch.
 func (r *receiver) touch(p *peer) *touchedPeer {
-	if p.heardBatch[r.worker] != r.batch {
-		p.heardBatch[r.worker] = r.batch
-		p.heardAt[r.worker] = len(r.touched)
+	if p.heardBatch[r.slot] != r.batch {
+		p.heardBatch[r.slot] = r.batch
+		p.heardAt[r.slot] = len(r.touched)
 		r.touched = append(r.touched, touchedPeer{peer: p})
 	}
-	return &r.touched[p.heardAt[r.worker]]
+	return &r.touched[p.heardAt[r.slot]]
 }
 
 // roam moves the peer's endpoint to where an authenticated lane 0 message came

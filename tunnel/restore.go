@@ -94,7 +94,7 @@ func (p *peer) resume(now int64, s *session) {
 	switch {
 	case s.hello.heard:
 		p.ask(&s.hello.theirs)
-		p.agreed(now, uint16(s.limit.Load()))
+		p.agreed(now, uint16(s.limit.Load()), &s.hello.theirs)
 		p.pathAgreed(now, &s.hello.theirs)
 	case s.hello.over:
 		p.spreadStock("the peer did not answer HELLO: it is a stock WireGuard")

@@ -57,7 +57,16 @@ type session struct {
 // txLane is what sending on a lane needs.
 type txLane struct {
 	next atomic.Uint64 // sequence of the next packet
-	last atomic.Int64  // when data was last sent
+	last atomic.Int64  // when data was last sent,
+	dscp atomic.Uint32 // and with which DSCP outside
+}
+
+// used notes that data is sent with an outer traffic class.
+func (t *txLane) used(now int64, class uint8) {
+	t.last.Store(now)
+	if dscp := uint32(class >> 2); t.dscp.Load() != dscp {
+		t.dscp.Store(dscp)
+	}
 }
 
 // rxTable has a place for each lane above 0 that may arrive.
@@ -107,22 +116,39 @@ func (s *session) lane(lane uint16) *txLane {
 
 // lastSent is when data was last sent on a lane, 0 for never.
 func (s *session) lastSent(lane uint16) int64 {
-	if lane != 0 && uint32(lane) > s.limit.Load() {
-		return 0
+	if lane == 0 {
+		return s.first.last.Load()
 	}
-	return s.lane(lane).last.Load()
+	if t := s.sentLane(lane); t != nil {
+		return t.last.Load()
+	}
+	return 0
 }
 
 // sentOn reports whether anything was sent on a lane. It makes no state.
-func (s *session) sentOn(lane uint16) bool {
+func (s *session) sentOn(lane uint16) bool { return s.sentNumber(lane) > 0 }
+
+// sentNumber is how many messages were sent on a lane. It makes no state.
+func (s *session) sentNumber(lane uint16) uint64 {
 	if lane == 0 {
-		return s.first.next.Load() > 0
+		return s.first.next.Load()
 	}
+	if t := s.sentLane(lane); t != nil {
+		return t.next.Load()
+	}
+	return 0
+}
+
+// sentLane gives the sending state of a lane above 0, nil if there is none yet.
+func (s *session) sentLane(lane uint16) *txLane {
 	if uint32(lane) > s.limit.Load() {
-		return false
+		return nil
 	}
 	lanes := s.chunks[lane/laneChunk].Load()
-	return lanes != nil && lanes[lane%laneChunk].next.Load() > 0
+	if lanes == nil {
+		return nil
+	}
+	return &lanes[lane%laneChunk]
 }
 
 // reserve takes the sequence numbers of the next n packets on a lane of 0 to limit
@@ -181,8 +207,9 @@ func (s *session) receiving(lane uint16) *rxLane {
 }
 
 // record takes an authenticated counter, of n bytes in one of m's datagrams, and
-// counts it; false means that it is a replay.
-func (s *session) record(now int64, lane uint16, sequence uint64, n int, m *portpool.Message) bool {
+// counts it; fresh is false for a replay. moved tells that the lane has come from
+// elsewhere before, or for the first time.
+func (s *session) record(now int64, lane uint16, sequence uint64, n int, m *portpool.Message) (fresh, moved bool) {
 	l := s.receiving(lane)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -191,11 +218,34 @@ func (s *session) record(now int64, lane uint16, sequence uint64, n int, m *port
 		l.window, l.counts = &w, s.peer.arrivals.lane(lane)
 	}
 	if !l.window.Accept(sequence, messageLimit) {
-		return false
+		return false, false
 	}
-	l.source = m.Addr
+	if moved = l.source != m.Addr; moved {
+		l.source = m.Addr
+	}
 	l.counts.count(now, n, l.ahead(sequence), m.TrafficClass, m.HopLimit)
-	return true
+	return true, moved
+}
+
+// forgetSources makes all lanes count as if they had not come from anywhere yet.
+func (s *session) forgetSources() {
+	table := s.rx.Load()
+	if table == nil {
+		return
+	}
+	for i := range table {
+		chunk := table[i].Load()
+		if chunk == nil {
+			continue
+		}
+		for j := range chunk {
+			if l := chunk[j].Load(); l != nil {
+				l.mu.Lock()
+				l.source = netip.AddrPort{}
+				l.mu.Unlock()
+			}
+		}
+	}
 }
 
 // ahead is how many more sequences than before a message makes known.

@@ -1,159 +1,193 @@
 package tunnel
 
-import (
-	"fmt"
-	"math"
-	"time"
-)
+import "time"
 
-// spreadMode says which lanes data to a peer may take.
+// spreadMode says which lanes data to a peer may take, and where they lead.
 type spreadMode uint8
 
 const (
 	spreadOff      spreadMode = iota // we were told not to spread
 	spreadStock                      // the peer has not said HELLO: plain WireGuard on lane 0
 	spreadProbing                    // HELLO answered, no lane has been seen to arrive yet: lane 0
-	spreadDirect                     // lanes arrive: from our pool to the peer's listen port
 	spreadFallback                   // lane 0 is answered and the others are not: lane 0
+
+	// From here on data is spread.
+	spreadDirect // from our pool to the peer's listen port
+	spreadReturn // from our listen port to the pool ports that the peer's packets came from
+	spreadPaired // from each port of our pool to one of the peer's, which both have opened
+	spreadListen // from listen port to listen port: labels or source addresses tell lanes apart
 )
 
-var spreadModeNames = [...]string{"off", "stock", "probing", "direct", "fallback"}
+var spreadModeNames = [...]string{"off", "stock", "probing", "fallback", "direct", "return", "paired", "listen"}
 
 func (m spreadMode) String() string { return spreadModeNames[m] }
 
+// spreads says whether data leaves lane 0.
+func (m spreadMode) spreads() bool { return m >= spreadDirect }
+
+// pooled says whether lanes leave from ports of our pool.
+func (m spreadMode) pooled() bool { return m == spreadDirect || m == spreadPaired }
+
+// shuts says whether a lane has to be opened, by the peer or by both, before data
+// may go on it.
+func (m spreadMode) shuts() bool { return m == spreadReturn || m == spreadPaired }
+
 const (
-	probeLanes       = 3                      // lanes tried before the first flow may use any
-	probeTries       = 6                      // unanswered probes in a row that make a lane dead,
-	probeSilence     = int64(3 * time.Second) // after at least this long without an answer on it
-	probeLossRun     = 16                     // unanswered on any lanes that make all lanes useless,
-	probeAllSilence  = int64(5 * time.Second) // after at least this long without an answer on any
-	probeFirstRTO    = int64(time.Second)
-	probeMinRTO      = int64(300 * time.Millisecond)
-	probeMaxRTO      = int64(2 * time.Second)
-	probeMaxPending  = 64
-	probePerTick     = 4
-	spreadTick       = int64(250 * time.Millisecond)
-	laneCheckEvery   = int64(5 * time.Second)
-	deadLaneRetry    = int64(30 * time.Second)
-	spreadIdle       = int64(30 * time.Second) // no checks after this long without data
-	quickRounds      = 8                       // first rounds at once, later ones slowly
-	slowRound        = int64(5 * time.Second)
+	probeLanes      = 3 // lanes tried before the first flow may use any
+	probeMaxPending = 4096
+	probeAtOnce     = 64                     // on lanes that flows were just given
+	probeForget     = int64(3 * time.Second) // an answer that takes longer is none
+	probePerTick    = 4
+	probeBusyTick   = 16 // while lanes have to be found anew
+
+	spreadTick     = int64(100 * time.Millisecond)
+	spreadSoon     = int64(10 * time.Millisecond)
+	laneCheckEvery = int64(5 * time.Second)
+	spreadIdle     = int64(30 * time.Second) // no checks after this long without data
+
+	// The search for a mode.
+	firstRound   = int64(250 * time.Millisecond) // until the round trip is known
+	quickRounds  = 12                            // first rounds at once, later ones slowly
+	slowRound    = int64(2 * time.Second)
+	searchAtMost = int64(700 * time.Millisecond) // after lane 0 was answered, or four round trips
+
 	fallbackRetry    = int64(30 * time.Second)
 	fallbackRetryMax = int64(10 * time.Minute)
 )
 
 // spread is a peer's state machine for its sending lanes: pure, single-owner
 // (behind the peer's mutex), time is an argument. Nothing is guessed: data goes
-// on lanes above 0 only after a probe on one was echoed, each lane in use is
-// probed when it is opened and now and then while it carries data, and lane 0 is
-// probed beside a silent lane, so that a dead path is not taken for a firewall.
+// on lanes above 0 only after a probe on one was echoed, by whichever of the ways
+// that were tried comes first in their order. spreadlanes.go then watches each
+// lane in use.
 type spread struct {
 	mode   spreadMode
-	limit  uint16 // lanes above 0 agreed by HELLO
-	reason string // why not direct, for people
+	limit  uint16       // lanes above 0 agreed by HELLO
+	ways   []spreadMode // that may be tried, the best first
+	reason string       // why not direct, or what it is instead, for people
 
-	srtt     int64 // smoothed round trip of probes, 0 = not known
-	pending  []pendingProbe
-	lanes    []laneCheck // by lane, grown on use
-	urgent   []uint16    // lanes to probe at once: just opened, or timed out
-	cursor   uint16      // where the next round of checks goes on
-	tickAt   int64       // 0 = asleep
-	retryAt  int64       // fallback: when to try lanes again
-	backoff  int64
-	lossRun  int   // lane probes lost since the last echo on any lane above 0
-	lossFrom int64 // when the first of these was sent
-	heard    int64 // last echo on lane 0
-	rounds   int   // probing: how many rounds were sent
-	roundAt  int64 // probing: when the next may be
-	used     int64 // when data was last sent to the peer
+	srtt    int64 // smoothed round trip of probes, 0 = not known
+	last    int64 // the newest one
+	pending []pendingProbe
+	lanes   []laneCheck // by lane, grown on use
+	urgent  []uint16    // lanes to probe at once: just opened
+	cursor  uint16      // where the next round of checks goes on
+	tickAt  int64       // 0 = asleep
+	used    int64       // when data was last sent to the peer
+
+	retryAt int64 // fallback: when to try lanes again
+	backoff int64
+
+	// Probing.
+	rounds     int   // how many were sent
+	roundAt    int64 // when the next may be
+	zeroAt     int64 // when lane 0 was first answered
+	labelled   bool  // a lane between the listen ports was answered
+	answersIn  bool  // the peer has opened a lane for us
+	pairsAsked bool
+
+	watch laneWatch
 }
 
 type pendingProbe struct {
 	id   uint64
 	lane uint16
+	via  spreadMode // the way that it took
+	dscp uint8      // that of the data on the lane, whose fate it shall share
 	sent int64
-}
-
-type laneCheck struct {
-	checked  int64 // last probe sent
-	answered int64 // last echo, or the first probe before there was one
-	failures uint8 // unanswered in a row
-	dead     bool
-	queued   bool
 }
 
 // spreadEvents is what a step asks the owner to do.
 type spreadEvents struct {
 	probes  []pendingProbe // to send now
-	dead    []uint16       // lanes whose flows must move
-	alive   []uint16       // dead lanes that answered
+	out     []uint16       // lanes whose flows must move
+	in      []uint16       // lanes that flows may have
+	held    []uint16       // lanes that new flows may not have for now
+	crowded []crowdedLane  // lanes whose flows fare better elsewhere
+	ask     []uint16       // lanes that the peer is asked to open
+	pair    bool           // and to send on to our pool
+	anew    bool           // lanes are to be given out anew, in the new mode
+	silent  bool           // nothing of what was sent is heard of
 	changed bool           // mode or reason is new: worth a log line
 }
 
-// usable reports whether data may leave lane 0.
-func (s *spread) usable() bool { return s.mode == spreadDirect }
+// spreadOwner is what the machine needs to know of the peer.
+type spreadOwner interface {
+	random64() uint64
+	lastSent(lane uint16) int64              // when data was last sent on a lane
+	sentNumber(lane uint16) uint64           // of messages, on the keypair in use
+	keypairInUse() uint32                    // names it
+	laneDSCP(lane uint16) uint8              // that data was last sent with on a lane
+	heardOn(lane uint16) int64               // when something last arrived on a lane, to within lastGrain
+	hasWay(lane uint16, via spreadMode) bool // whether a lane is known to lead anywhere
+	spareLanes() (spare, used, crammed int)  // of those that flows may have; flows that share one for want of more
+	laneDelay(lane uint16) (delay, at int64) // of its newest probe, one way, by a clock that all lanes share; at 0 if there was none
+}
 
-// agree records that HELLO was answered for limit lanes. A mode found earlier
-// survives a rekey.
-func (s *spread) agree(now int64, limit uint16) {
+// usable reports whether data may leave lane 0.
+func (s *spread) usable() bool { return s.mode.spreads() }
+
+// agree records that HELLO was answered for limit lanes, which may go these ways.
+// A mode found earlier survives a rekey.
+func (s *spread) agree(now int64, limit uint16, ways []spreadMode) {
 	if s.limit == limit && s.mode != spreadStock && s.mode != spreadOff {
 		return
 	}
-	s.limit = limit
-	if limit == 0 {
+	s.limit, s.ways = limit, ways
+	switch {
+	case limit == 0:
 		s.stock("the peer accepts no lanes")
-		return
+	case len(ways) == 0:
+		s.stock("over IPv4 there are no flow labels to tell lanes apart")
+	default:
+		s.startProbing(now, "waiting for the first probe on a lane to be answered")
+		s.backoff = 0
 	}
-	s.startProbing(now)
-	s.backoff = 0
 }
 
-func (s *spread) startProbing(now int64) {
-	s.mode, s.reason = spreadProbing, "waiting for the first probe on a lane to be answered"
-	s.rounds, s.roundAt, s.lossRun = 0, 0, 0
+func (s *spread) startProbing(now int64, why string) {
+	s.mode, s.reason = spreadProbing, why
+	s.rounds, s.roundAt, s.zeroAt = 0, 0, 0
+	s.labelled, s.answersIn, s.pairsAsked = false, false, false
 	s.pending, s.urgent = s.pending[:0], s.urgent[:0]
+	s.forgetLanes()
 	s.tickAt = now
 }
 
 // stock records that the peer is plain WireGuard on the keypair in use.
 func (s *spread) stock(reason string) {
-	*s = spread{mode: spreadStock, reason: reason, srtt: s.srtt}
-}
-
-// opened asks for a probe on a lane that a flow was just given.
-func (s *spread) opened(now int64, lane uint16) {
-	c := s.check(lane)
-	if c.queued || now-c.checked < laneCheckEvery && c.checked != 0 {
-		return
-	}
-	c.queued = true
-	s.urgent = append(s.urgent, lane)
-	s.wake(now)
+	*s = spread{mode: spreadStock, reason: reason, srtt: s.srtt, last: s.last}
 }
 
 // active is told that data was sent to the peer: it wakes the checks.
 func (s *spread) active(now int64) {
+	if now-s.used > silenceIdle {
+		s.watch.since = now
+	}
 	s.used = now
 	if s.tickAt != 0 {
 		return
 	}
-	switch s.mode {
-	case spreadDirect, spreadProbing:
+	switch {
+	case s.mode.shuts():
+		s.tickAt = now // lanes may be open no longer
+	case s.mode.spreads(), s.mode == spreadProbing:
 		s.tickAt = now + spreadTick
-	case spreadFallback:
+	case s.mode == spreadFallback:
 		s.tickAt = max(s.retryAt, now)
 	}
 }
 
-// roamed makes every lane be looked at again: the path is another one.
+// roamed makes everything be looked at again: the path is another one.
 func (s *spread) roamed(now int64) {
-	for i := range s.lanes {
-		s.lanes[i].checked = now - laneCheckEvery
+	switch s.mode {
+	case spreadDirect, spreadListen:
+		s.watch.doubt(now)
+		s.wake(now)
+	case spreadReturn, spreadPaired, spreadFallback, spreadProbing:
+		s.backoff = 0
+		s.startProbing(now, "the path has changed: trying lanes again")
 	}
-	if s.mode == spreadFallback {
-		s.retryAt, s.backoff = now, 0
-	}
-	s.wake(now)
 }
 
 func (s *spread) wake(now int64) {
@@ -165,189 +199,178 @@ func (s *spread) wake(now int64) {
 // next is when step wants to be called, 0 = not before something happens.
 func (s *spread) next() int64 { return s.tickAt }
 
-// step sends due probes and draws conclusions from unanswered ones. lastSent
-// gives when data was last sent on a lane, id draws random numbers.
-func (s *spread) step(now int64, lastSent func(lane uint16) int64, id func() uint64) (ev spreadEvents) {
+// step sends due probes and draws conclusions from unanswered ones.
+func (s *spread) step(now int64, owner spreadOwner) (ev spreadEvents) {
 	if s.tickAt == 0 || now < s.tickAt {
 		return ev
 	}
 	s.tickAt = 0
-	s.expire(now, &ev)
-	switch s.mode {
-	case spreadProbing:
-		s.probeFirst(now, id, &ev)
-	case spreadDirect:
-		s.probeUrgent(now, id, &ev)
-		s.probeActive(now, lastSent, id, &ev)
-		s.judge(now, &ev)
-	case spreadFallback:
+	s.expire(now)
+	switch {
+	case s.mode == spreadProbing:
+		s.search(now, owner, &ev)
+	case s.mode == spreadFallback:
 		s.retry(now, &ev)
-	}
-	if len(s.pending) > 0 && (s.tickAt == 0 || s.tickAt > now+spreadTick) {
-		s.tickAt = now + spreadTick
+	case s.mode.spreads():
+		s.watchLanes(now, owner, &ev)
 	}
 	return ev
 }
 
-func (s *spread) check(lane uint16) *laneCheck {
-	if int(lane) >= len(s.lanes) {
-		s.lanes = append(s.lanes, make([]laneCheck, int(lane)+1-len(s.lanes))...)
+// tick makes step be called at a time, or earlier.
+func (s *spread) tick(at int64) {
+	if s.tickAt == 0 || at < s.tickAt {
+		s.tickAt = at
 	}
-	return &s.lanes[lane]
 }
 
-func (s *spread) rto() int64 {
-	if s.srtt == 0 {
-		return probeFirstRTO
+// grace is how much later than another probe's an answer may come before it counts
+// as missing. Where little was sent, hence little was missed, there is more of it.
+func (s *spread) grace(brisk bool) int64 {
+	least := max(suspectGrace, s.last/4)
+	if brisk {
+		return least
 	}
-	return min(max(4*s.srtt, probeMinRTO), probeMaxRTO)
+	return max(least, suspectMost-2*s.last)
 }
 
-func (s *spread) emit(now int64, lane uint16, id func() uint64, ev *spreadEvents) {
+// emit sends a probe. It reports false where too many wait for an answer already.
+func (s *spread) emit(now int64, lane uint16, via spreadMode, owner spreadOwner, ev *spreadEvents) bool {
+	return s.emitAs(now, lane, via, owner.laneDSCP(lane), owner, ev)
+}
+
+func (s *spread) emitAs(now int64, lane uint16, via spreadMode, dscp uint8, owner spreadOwner, ev *spreadEvents) bool {
 	if len(s.pending) >= probeMaxPending {
-		return
+		return false
 	}
-	p := pendingProbe{id: id(), lane: lane, sent: now}
+	p := pendingProbe{id: owner.random64(), lane: lane, via: via, dscp: dscp, sent: now}
 	s.pending = append(s.pending, p)
 	ev.probes = append(ev.probes, p)
-	c := s.check(lane)
-	c.checked = now
-	if c.answered == 0 {
-		c.answered = now
-	}
+	s.check(lane).checked = now
+	return true
 }
 
-// expire takes probes that got no answer in time off the list.
-func (s *spread) expire(now int64, ev *spreadEvents) {
+// expire takes probes that got no answer off the list.
+func (s *spread) expire(now int64) {
 	kept := s.pending[:0]
 	for _, p := range s.pending {
-		if now-p.sent < s.rto() {
+		if now-p.sent < probeForget {
 			kept = append(kept, p)
-		} else if p.lane != 0 {
-			s.lost(now, p, ev)
 		}
 	}
 	s.pending = kept
 }
 
-func (s *spread) lost(now int64, p pendingProbe, ev *spreadEvents) {
-	if s.lossRun == 0 || p.sent < s.lossFrom {
-		s.lossFrom = p.sent
+func (s *spread) may(way spreadMode) bool {
+	for _, w := range s.ways {
+		if w == way {
+			return true
+		}
 	}
-	s.lossRun++
-	c := s.check(p.lane)
-	c.failures = min(c.failures+1, math.MaxUint8-1)
-	if s.mode != spreadDirect || c.dead {
-		return
-	}
-	// A flow that overloads its own lane loses probes too; it must lose many in
-	// a row before the lane is blamed.
-	if c.failures >= probeTries && now-c.answered >= probeSilence {
-		c.dead = true
-		ev.dead = append(ev.dead, p.lane)
-	} else if !c.queued {
-		c.queued = true
-		s.urgent = append(s.urgent, p.lane)
-	}
+	return false
 }
 
-// probeFirst sends rounds over the first lanes and lane 0 until one answers, or
-// until lane 0 alone has answered for four rounds.
-func (s *spread) probeFirst(now int64, id func() uint64, ev *spreadEvents) {
-	if len(s.pending) > 0 {
-		return
-	}
-	if s.rounds >= 4 && s.heard >= s.lossFrom && s.lossRun > 0 {
-		s.fallBack(now, ev)
+// search sends rounds of probes on lane 0 and the first lanes, each way that may
+// work, until one is answered, or lane 0 alone was answered for long enough.
+func (s *spread) search(now int64, owner spreadOwner, ev *spreadEvents) {
+	if s.zeroAt != 0 && now-s.zeroAt >= max(searchAtMost, 4*s.last) && s.rounds >= 4 {
+		s.settle(now, ev)
 		return
 	}
 	if now < s.roundAt {
-		s.tickAt = s.roundAt
+		s.tick(s.roundAt)
 		return
 	}
 	s.rounds++
-	for lane := uint16(0); lane <= min(probeLanes, s.limit); lane++ {
-		s.emit(now, lane, id, ev)
+	s.emit(now, 0, spreadListen, owner, ev)
+	for lane := uint16(1); lane <= min(probeLanes, s.limit); lane++ {
+		for _, way := range s.ways {
+			// The best way has a chance to be answered before others are tried.
+			if s.rounds == 1 && way != s.ways[0] || way.shuts() && !owner.hasWay(lane, way) {
+				continue
+			}
+			s.emit(now, lane, way, owner, ev)
+		}
 	}
-	s.tickAt, s.roundAt = now+spreadTick, now+spreadTick
-	if s.rounds > quickRounds {
-		s.roundAt = now + slowRound
+	if s.rounds > 1 && (s.may(spreadReturn) || s.may(spreadPaired)) {
+		s.ask(ev, 1, min(probeLanes, s.limit))
+		ev.pair = s.may(spreadPaired) && (!s.may(spreadReturn) || s.zeroAt != 0 && now-s.zeroAt > 3*s.last+2*suspectGrace)
 	}
-}
-
-// probeUrgent probes lanes just opened or just found silent, lane 0 beside the
-// latter.
-func (s *spread) probeUrgent(now int64, id func() uint64, ev *spreadEvents) {
-	n := min(len(s.urgent), probeMaxPending/4)
-	for _, lane := range s.urgent[:n] {
-		c := s.check(lane)
-		c.queued = false
-		s.emit(now, lane, id, ev)
-	}
-	s.urgent = s.urgent[:copy(s.urgent, s.urgent[n:])]
-	if s.lossRun > 0 {
-		s.emit(now, 0, id, ev)
-	}
-	if len(s.urgent) > 0 {
-		s.tickAt = now + spreadTick/8
+	s.roundAt = now + s.roundGap()
+	s.tick(s.roundAt)
+	if s.zeroAt != 0 {
+		s.tick(max(s.zeroAt+max(searchAtMost, 4*s.last), now+spreadSoon))
 	}
 }
 
-// probeActive goes on with the round over lanes that carry data, and over dead
-// ones that are due another chance. It sleeps while no data is sent.
-func (s *spread) probeActive(now int64, lastSent func(uint16) int64, id func() uint64, ev *spreadEvents) {
-	if now-s.used > spreadIdle {
+func (s *spread) roundGap() int64 {
+	switch {
+	case s.rounds > quickRounds:
+		return slowRound
+	case s.last == 0:
+		return firstRound
+	case s.rounds > 3:
+		return firstRound / 2
+	}
+	return min(max(s.last, 2*spreadSoon), firstRound)
+}
+
+func (s *spread) ask(ev *spreadEvents, from, to uint16) {
+	for lane := from; lane <= to; lane++ {
+		ev.ask = append(ev.ask, lane)
+	}
+}
+
+// settle ends the search without any of the better ways.
+func (s *spread) settle(now int64, ev *spreadEvents) {
+	if s.labelled {
+		s.found(now, spreadListen, ev)
 		return
 	}
-	for range len(s.lanes) - 1 {
-		s.cursor = s.cursor%uint16(len(s.lanes)-1) + 1
-		c := &s.lanes[s.cursor]
-		due := !c.dead && now-c.checked >= laneCheckEvery && lastSent(s.cursor) > c.checked
-		if !due && !(c.dead && now-c.checked >= deadLaneRetry) {
-			continue
-		}
-		s.emit(now, s.cursor, id, ev)
-		if len(ev.probes) >= probePerTick {
-			break
-		}
-	}
-	if s.tickAt == 0 {
-		s.tickAt = now + spreadTick
-	}
-}
-
-// judge falls back when lanes are silent while lane 0 is answered.
-func (s *spread) judge(now int64, ev *spreadEvents) {
-	if s.lossRun >= probeLossRun && now-s.lossFrom >= probeAllSilence && s.heard > s.lossFrom {
-		s.fallBack(now, ev)
-	}
-}
-
-func (s *spread) fallBack(now int64, ev *spreadEvents) {
 	s.mode = spreadFallback
-	s.reason = fmt.Sprintf("%d probes on lanes above 0 got no answer while lane 0 did: "+
-		"does a firewall before the peer let in only one source port?", s.lossRun)
+	s.reason = "probes on lanes above 0 got no answer while lane 0 did: " +
+		"does a firewall before the peer let in only one source port?"
 	s.backoff = min(max(2*s.backoff, fallbackRetry), fallbackRetryMax)
 	s.retryAt = now + s.backoff
-	s.tickAt = s.retryAt
-	s.pending, s.urgent = s.pending[:0], s.urgent[:0]
-	for i := range s.lanes {
-		if s.lanes[i].dead {
-			ev.alive = append(ev.alive, uint16(i))
-		}
-		s.lanes[i] = laneCheck{}
+	s.tickAt = 0
+	if now-s.used < spreadIdle {
+		s.tickAt = s.retryAt
 	}
-	ev.changed = true
+	s.pending = s.pending[:0]
+	ev.anew, ev.changed = true, true
+}
+
+var foundReasons = map[spreadMode]string{
+	spreadReturn: "the peer's firewall or NAT lets in only answers: lanes go back to the ports from which the peer opened them",
+	spreadPaired: "both firewalls or NATs let in only answers: lanes go from port to port, opened from both sides",
+}
+
+// found records the way that works.
+func (s *spread) found(now int64, mode spreadMode, ev *spreadEvents) {
+	s.mode, s.reason, s.backoff = mode, foundReasons[mode], 0
+	if mode == spreadListen && len(s.ways) > 1 {
+		s.reason = "no other port gets through to the peer: lanes share the listen ports"
+	}
+	s.watch.since, s.watch.at = now, now
+	ev.anew, ev.changed = true, true
+	s.tick(now)
 }
 
 func (s *spread) retry(now int64, ev *spreadEvents) {
 	if now < s.retryAt {
-		s.tickAt = s.retryAt
+		s.tick(s.retryAt)
 		return
 	}
-	s.startProbing(now)
-	s.reason = "trying lanes again after a fallback to lane 0"
+	s.startProbing(now, "trying lanes again after a fallback to lane 0")
 	ev.changed = true
+}
+
+// opened is told that the peer has opened a lane for us, while ways are searched.
+func (s *spread) opened(now int64) {
+	if s.mode == spreadProbing && !s.answersIn {
+		s.answersIn, s.roundAt = true, now
+		s.wake(now)
+	}
 }
 
 // echoed takes an answer. An id that is not pending is late, forged or a
@@ -362,32 +385,50 @@ func (s *spread) echoed(now int64, id uint64, lane uint16) (ev spreadEvents) {
 	if at < 0 {
 		return ev
 	}
-	s.sample(now - s.pending[at].sent)
+	p := s.pending[at]
+	s.sample(now - p.sent)
 	s.pending[at] = s.pending[len(s.pending)-1]
 	s.pending = s.pending[:len(s.pending)-1]
-	if lane == 0 {
-		s.heard = now
-		return ev
-	}
-	s.lossRun = 0
-	c := s.check(lane)
-	c.failures, c.answered = 0, now
-	if c.dead {
-		c.dead = false
-		ev.alive = append(ev.alive, lane)
-	}
-	if s.mode == spreadProbing {
-		s.mode, s.reason, s.backoff = spreadDirect, "", 0
-		ev.changed = true
+	switch {
+	case s.mode == spreadProbing:
+		s.searched(now, &p, &ev)
+	case s.mode.spreads():
+		s.proven(now, &p, &ev)
 	}
 	return ev
 }
 
+// searched takes an answer during the search.
+func (s *spread) searched(now int64, p *pendingProbe, ev *spreadEvents) {
+	switch {
+	case p.lane == 0:
+		if s.zeroAt == 0 {
+			s.zeroAt = now
+			s.roundAt = min(s.roundAt, now+max(s.last/4, spreadSoon))
+			s.tick(s.roundAt)
+		}
+	case p.via == spreadListen && len(s.ways) > 1:
+		s.labelled = true
+	default:
+		s.found(now, p.via, ev)
+		s.proven(now, p, ev)
+	}
+}
+
 // sample smooths the round trip as RFC 6298 section 2 does (alpha = 1/8).
 func (s *spread) sample(rtt int64) {
+	s.last = max(rtt, 1)
 	if s.srtt == 0 {
-		s.srtt = max(rtt, 1)
+		s.srtt = s.last
 		return
 	}
-	s.srtt += (rtt - s.srtt) / 8
+	s.srtt += (s.last - s.srtt) / 8
+}
+
+// name is the mode for people: between listen ports it is what tells lanes apart.
+func (s *spread) name(by SpreadMode) string {
+	if s.mode != spreadListen {
+		return s.mode.String()
+	}
+	return by.between()
 }

@@ -1,64 +1,166 @@
 package tunnel
 
 import (
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
 )
 
-// spreadRig drives a spread through virtual time. passes says whether a probe
-// on a lane is answered, 20 ms later.
+// spreadRig drives a spread through virtual time, as its owner. passes says whether
+// what is sent on a lane arrives, 10 ms later; the answer takes as long.
 type spreadRig struct {
 	t        *testing.T
 	s        spread
 	now      int64
 	passes   func(lane uint16) bool
-	answers  []pendingProbe
+	via      func(way spreadMode) bool // nil: what is sent on any way arrives
+	rtt      func(lane uint16) time.Duration
+	answers  []rigAnswer
 	probes   map[uint16]int
 	dead     []uint16
 	alive    []uint16
+	crowded  []uint16
+	asked    []uint16
+	changes  []spreadMode
 	nextID   uint64
-	lastSent map[uint16]int64
+	last     map[uint16]int64
+	numbers  map[uint16]uint64
+	ways     map[uint16]bool
+	came     map[uint16]int64 // when something last came on a lane
+	delay    map[uint16]int64
+	measured map[uint16]int64
+	arriving []rigData
+	list     heardList
+	listAt   int64
+	dataCame bool // data, since the last list
+	lists    []rigList
+	mute     bool             // the peer sends no lists
+	data     map[uint16]int64 // a flow's packets on a lane come this often, 5 ms if it is not here
+}
+
+type rigAnswer struct {
+	pendingProbe
+	due int64
+}
+
+type rigData struct {
+	lane uint16
+	due  int64
+	data bool // and no probe
+}
+
+type rigList struct {
+	heardList
+	due int64
 }
 
 func newSpreadRig(t *testing.T, passes func(uint16) bool) *spreadRig {
-	return &spreadRig{t: t, now: 1e9, passes: passes, probes: make(map[uint16]int), lastSent: make(map[uint16]int64)}
+	return &spreadRig{
+		t: t, now: 1e9, passes: passes, probes: make(map[uint16]int), last: make(map[uint16]int64),
+		numbers: make(map[uint16]uint64), ways: make(map[uint16]bool), came: make(map[uint16]int64),
+		delay: make(map[uint16]int64), measured: make(map[uint16]int64), data: make(map[uint16]int64),
+		rtt: func(uint16) time.Duration { return rigRTT },
+	}
 }
 
-const rigRTT = int64(20 * time.Millisecond)
+const rigRTT = 20 * time.Millisecond
+
+var rigWays = []spreadMode{spreadDirect}
+
+func (r *spreadRig) agree(ways ...spreadMode) {
+	if len(ways) == 0 {
+		ways = rigWays
+	}
+	r.s.agree(r.now, 1024, ways)
+}
 
 // run lets d pass, with data on the lanes all the time.
 func (r *spreadRig) run(d time.Duration, lanes ...uint16) {
-	const grain = int64(5 * time.Millisecond)
+	const grain = int64(time.Millisecond)
 	for end := r.now + int64(d); r.now < end; r.now += grain {
-		for len(r.answers) > 0 && r.answers[0].sent+rigRTT <= r.now {
-			p := r.answers[0]
-			r.answers = r.answers[1:]
-			r.note(r.s.echoed(r.now, p.id, p.lane))
-		}
+		r.deliver()
 		for _, lane := range lanes {
-			r.lastSent[lane] = r.now
-		}
-		if len(lanes) > 0 {
-			r.s.active(r.now)
+			if r.now-r.last[lane] >= max(r.data[lane], 5*grain) {
+				r.send(lane)
+			}
 		}
 		if at := r.s.next(); at != 0 && at <= r.now {
-			r.note(r.s.step(r.now, func(l uint16) int64 { return r.lastSent[l] }, r.id))
+			r.note(r.s.step(r.now, r))
 		}
 	}
 }
 
-func (r *spreadRig) id() uint64 { r.nextID++; return r.nextID }
+// send sends data on a lane.
+func (r *spreadRig) send(lane uint16) {
+	r.last[lane] = r.now
+	r.numbers[lane]++
+	r.s.active(r.now)
+	if r.passes(lane) {
+		r.arriving = append(r.arriving, rigData{lane, r.now + int64(r.rtt(lane)/2), true})
+	}
+}
+
+// deliver lets arrive what is due, at either end.
+func (r *spreadRig) deliver() {
+	r.answers = slices.DeleteFunc(r.answers, func(a rigAnswer) bool {
+		if a.due > r.now {
+			return false
+		}
+		r.delay[a.lane], r.measured[a.lane] = (a.due-a.sent)/2, r.now
+		r.note(r.s.echoed(r.now, a.id, a.lane))
+		return true
+	})
+	r.arriving = slices.DeleteFunc(r.arriving, func(d rigData) bool {
+		if d.due > r.now {
+			return false
+		}
+		r.list.add(d.lane)
+		r.dataCame = r.dataCame || d.data
+		return true
+	})
+	if r.listAt <= r.now && r.dataCame && !r.mute {
+		r.lists = append(r.lists, rigList{r.list, r.now + int64(r.rtt(0)/2)})
+		r.list, r.listAt, r.dataCame = heardList{}, r.now+heardEvery, false
+	}
+	for len(r.lists) > 0 && r.lists[0].due <= r.now {
+		r.note(r.s.heard(r.now, &r.lists[0].heardList, r))
+		r.lists = r.lists[1:]
+	}
+}
+
+func (r *spreadRig) random64() uint64                       { r.nextID++; return r.nextID }
+func (r *spreadRig) lastSent(lane uint16) int64             { return r.last[lane] }
+func (r *spreadRig) sentNumber(lane uint16) uint64          { return r.numbers[lane] }
+func (r *spreadRig) laneDSCP(uint16) uint8                  { return 0 }
+func (r *spreadRig) keypairInUse() uint32                   { return 1 }
+func (r *spreadRig) heardOn(lane uint16) int64              { return r.came[lane] }
+func (r *spreadRig) spareLanes() (spare, used, crammed int) { return len(r.alive), 3, 0 }
+func (r *spreadRig) hasWay(lane uint16, via spreadMode) bool {
+	return !via.shuts() || r.ways[lane]
+}
+func (r *spreadRig) laneDelay(lane uint16) (delay, at int64) {
+	return r.delay[lane], r.measured[lane]
+}
 
 func (r *spreadRig) note(ev spreadEvents) {
 	for _, p := range ev.probes {
 		r.probes[p.lane]++
-		if r.passes(p.lane) {
-			r.answers = append(r.answers, p)
+		r.numbers[p.lane]++
+		if r.passes(p.lane) && (p.lane == 0 || r.via == nil || r.via(p.via)) {
+			r.answers = append(r.answers, rigAnswer{p, r.now + int64(r.rtt(p.lane))})
+			r.arriving = append(r.arriving, rigData{p.lane, r.now + int64(r.rtt(p.lane)/2), false})
 		}
 	}
-	r.dead = append(r.dead, ev.dead...)
-	r.alive = append(r.alive, ev.alive...)
+	r.asked = append(r.asked, ev.ask...)
+	r.dead = append(r.dead, ev.out...)
+	r.alive = append(r.alive, ev.in...)
+	for _, c := range ev.crowded {
+		r.crowded = append(r.crowded, c.lane)
+	}
+	if ev.changed {
+		r.changes = append(r.changes, r.s.mode)
+	}
 }
 
 func (r *spreadRig) want(mode spreadMode) {
@@ -66,7 +168,7 @@ func (r *spreadRig) want(mode spreadMode) {
 	if r.s.mode != mode {
 		r.t.Fatalf("mode is %v (%s), want %v", r.s.mode, r.s.reason, mode)
 	}
-	if r.s.usable() != (mode == spreadDirect) {
+	if r.s.usable() != (mode >= spreadDirect) {
 		r.t.Fatalf("in mode %v usable is %v", mode, r.s.usable())
 	}
 }
@@ -77,89 +179,182 @@ func onlyLane0(lane uint16) bool { return lane == 0 }
 
 func TestSpreadGoesDirectWhenALaneAnswers(t *testing.T) {
 	r := newSpreadRig(t, everyLane)
-	r.s.agree(r.now, 1024)
+	r.agree()
 	r.want(spreadProbing)
-	r.run(time.Duration(rigRTT) + 10*time.Millisecond)
+	r.run(rigRTT + 10*time.Millisecond)
 	r.want(spreadDirect)
 	if r.s.reason != "" {
 		t.Errorf("reason is %q although nothing is wrong", r.s.reason)
 	}
 }
 
+// TestSpreadFindsTheWay: each way that works is found within a second, the better
+// one if there are several.
+func TestSpreadFindsTheWay(t *testing.T) {
+	all := []spreadMode{spreadDirect, spreadReturn, spreadPaired, spreadListen}
+	for _, test := range []struct {
+		name  string
+		rtt   time.Duration
+		works []spreadMode
+		want  spreadMode
+	}{
+		{"everything", rigRTT, all, spreadDirect},
+		{"only answers", rigRTT, []spreadMode{spreadReturn, spreadListen}, spreadReturn},
+		{"only answers, far away", 200 * time.Millisecond, []spreadMode{spreadReturn, spreadListen}, spreadReturn},
+		{"only what both open", rigRTT, []spreadMode{spreadPaired, spreadListen}, spreadPaired},
+		{"only the listen port", rigRTT, []spreadMode{spreadListen}, spreadListen},
+		{"only lane 0", rigRTT, nil, spreadFallback},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := newSpreadRig(t, everyLane)
+			r.rtt = func(uint16) time.Duration { return test.rtt }
+			r.via = func(way spreadMode) bool { return slices.Contains(test.works, way) }
+			r.agree(all...)
+			for range 1000 {
+				r.run(time.Millisecond)
+				if len(r.asked) > 0 { // the peer opens lanes at once
+					r.ways[1], r.ways[2], r.ways[3] = true, true, true
+				}
+				if r.s.mode != spreadProbing {
+					break
+				}
+			}
+			r.want(test.want)
+			if (r.s.reason == "") != (test.want == spreadDirect) {
+				t.Errorf("the reason is %q", r.s.reason)
+			}
+		})
+	}
+}
+
 func TestSpreadFallsBackWhenOnlyLane0Answers(t *testing.T) {
 	r := newSpreadRig(t, onlyLane0)
-	r.s.agree(r.now, 1024)
-	r.run(10*time.Second, 1, 2)
+	r.agree()
+	r.run(time.Second, 0)
 	r.want(spreadFallback)
 	if r.s.reason == "" {
 		t.Error("no reason given")
 	}
 	// The firewall is opened: found at the next try.
 	r.passes = everyLane
-	r.run(2*time.Minute, 1, 2)
+	r.run(31*time.Second, 0)
 	r.want(spreadDirect)
 }
 
 func TestSpreadDoesNotTakeADeadPathForAFirewall(t *testing.T) {
 	r := newSpreadRig(t, noLane)
-	r.s.agree(r.now, 1024)
-	r.run(time.Minute, 1)
+	r.agree()
+	r.run(time.Minute, 0)
 	r.want(spreadProbing)
-	if n := r.probes[1]; n > 30 {
+	if n := r.probes[1]; n > 50 {
 		t.Errorf("%d probes on lane 1 in a minute without any answer", n)
 	}
 
 	r = newSpreadRig(t, everyLane)
-	r.s.agree(r.now, 1024)
+	r.agree()
 	r.run(time.Second, 1)
 	r.passes = noLane
+	clear(r.probes)
 	r.run(time.Minute, 1)
 	r.want(spreadDirect)
+	if len(r.dead) > 0 {
+		t.Errorf("lanes %v are blamed for a dead path", r.dead)
+	}
+	if n := r.probes[1]; n > 300 {
+		t.Errorf("%d probes on lane 1 in a minute without any answer", n)
+	}
 }
 
 func TestSpreadFallsBackWhenLanesStopBeingAnswered(t *testing.T) {
 	r := newSpreadRig(t, everyLane)
-	r.s.agree(r.now, 1024)
+	r.agree()
 	r.run(time.Second, 1, 2, 3)
 	r.want(spreadDirect)
 	r.passes = onlyLane0
-	r.run(20*time.Second, 1, 2, 3)
+	r.run(500*time.Millisecond, 1, 2, 3)
+	r.want(spreadProbing)
+	r.run(2*time.Second, 0)
 	r.want(spreadFallback)
-	slices.Sort(r.dead)
-	for _, lane := range r.dead { // what died is given back: the next try begins afresh
-		if !slices.Contains(r.alive, lane) {
-			t.Errorf("lane %d stays dead in fallback", lane)
-		}
+}
+
+// TestSpreadFindsADeadLane wants a lane that goes silent to be left within three
+// round trips or 500 ms, whichever is more, and no other to be; and the lane to be
+// used again when it is back.
+func TestSpreadFindsADeadLane(t *testing.T) {
+	for _, rtt := range []time.Duration{time.Millisecond, rigRTT, 100 * time.Millisecond, 170 * time.Millisecond, 300 * time.Millisecond} {
+		t.Run(rtt.String(), func(t *testing.T) {
+			r := newSpreadRig(t, everyLane)
+			r.rtt = func(uint16) time.Duration { return rtt }
+			r.agree()
+			lanes := []uint16{1, 2, 7}
+			r.run(time.Second)
+			for _, lane := range lanes {
+				r.s.given(r.now, lane)
+			}
+			r.run(3*time.Second, lanes...)
+			if len(r.dead) > 0 {
+				t.Fatalf("lanes %v are taken out although all work", r.dead)
+			}
+			r.passes = func(lane uint16) bool { return lane != 7 }
+			at := r.now
+			for len(r.dead) == 0 && r.now-at < int64(5*time.Second) {
+				r.run(time.Millisecond, lanes...)
+			}
+			took := time.Duration(r.now - at)
+			t.Logf("found after %v", took)
+			if took > max(3*rtt, 500*time.Millisecond) {
+				t.Errorf("found after %v", took)
+			}
+			if r.dead[0] != 7 || slices.Contains(r.dead, 1) || slices.Contains(r.dead, 2) {
+				t.Fatalf("lanes %v are taken out, of those in use 7 alone is dead", r.dead)
+			}
+			r.passes = everyLane
+			r.run(12*time.Second, 1, 2)
+			if !slices.Contains(r.alive, 7) {
+				t.Errorf("lanes back are %v, want 7 among them", r.alive)
+			}
+		})
 	}
 }
 
-func TestSpreadTakesADeadLaneOutAndBackIn(t *testing.T) {
-	r := newSpreadRig(t, everyLane)
-	r.s.agree(r.now, 1024)
-	r.run(time.Second, 1, 2, 7)
-	r.passes = func(lane uint16) bool { return lane != 7 }
-	r.s.opened(r.now, 7)
-	r.run(30*time.Second, 1, 2, 7)
-	r.want(spreadDirect)
-	if !slices.Equal(r.dead, []uint16{7}) {
-		t.Fatalf("dead lanes are %v, want 7 alone", r.dead)
-	}
-	r.passes = everyLane
-	r.run(time.Minute, 1, 2)
-	if !slices.Equal(r.alive, []uint16{7}) {
-		t.Errorf("lanes back alive are %v, want 7", r.alive)
+// TestSpreadDoesNotBlameALaneForItsPath: sudden delay, losses, pauses and a peer
+// whose lists get lost are no reason to move a flow.
+func TestSpreadDoesNotBlameALaneForItsPath(t *testing.T) {
+	lanes := []uint16{1, 2, 3, 4, 5, 6}
+	random := rand.New(rand.NewPCG(1, 2))
+	for name, change := range map[string]func(r *spreadRig){
+		"the delay grows twentyfold": func(r *spreadRig) { r.rtt = func(uint16) time.Duration { return 20 * rigRTT } },
+		"one packet in ten is lost":  func(r *spreadRig) { r.passes = func(uint16) bool { return random.IntN(10) > 0 } },
+		"a flow sends now and then":  func(r *spreadRig) { r.data[3] = int64(700 * time.Millisecond) },
+		"no lists arrive":            func(r *spreadRig) { r.mute = true },
+		"one lane is slower": func(r *spreadRig) {
+			r.rtt = func(lane uint16) time.Duration { return rigRTT + time.Duration(lane/6)*80*time.Millisecond }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newSpreadRig(t, everyLane)
+			r.agree()
+			r.run(time.Second, lanes...)
+			change(r)
+			r.run(30*time.Second, lanes...)
+			r.want(spreadDirect)
+			for _, lane := range r.dead {
+				if slices.Contains(lanes, lane) {
+					t.Errorf("lane %d was taken out", lane)
+				}
+			}
+		})
 	}
 }
 
 func TestSpreadSleepsWithoutData(t *testing.T) {
 	r := newSpreadRig(t, everyLane)
-	r.s.agree(r.now, 1024)
+	r.agree()
 	r.run(time.Second, 1, 2, 3)
 	r.run(time.Minute)
-	before := len(r.probes)
 	sent := r.nextID
 	r.run(10 * time.Minute)
-	if r.nextID != sent || len(r.probes) != before {
+	if r.nextID != sent {
 		t.Errorf("%d probes while nothing was sent", r.nextID-sent)
 	}
 	if at := r.s.next(); at != 0 {
@@ -171,12 +366,12 @@ func TestSpreadSleepsWithoutData(t *testing.T) {
 
 func TestSpreadChecksEachActiveLaneNowAndThen(t *testing.T) {
 	r := newSpreadRig(t, everyLane)
-	r.s.agree(r.now, 1024)
+	r.agree()
 	r.run(time.Second)
 	lanes := make([]uint16, 16)
 	for i := range lanes {
 		lanes[i] = uint16(i + 1)
-		r.s.opened(r.now, lanes[i])
+		r.s.given(r.now, lanes[i])
 	}
 	clear(r.probes)
 	r.run(time.Minute, lanes...)
@@ -187,9 +382,31 @@ func TestSpreadChecksEachActiveLaneNowAndThen(t *testing.T) {
 	}
 }
 
+// TestSpreadMovesASparseFlowFromACrowdedLane: its packets take much longer than
+// others; those of a flow that fills its own lane may.
+func TestSpreadMovesASparseFlowFromACrowdedLane(t *testing.T) {
+	r := newSpreadRig(t, everyLane)
+	r.agree()
+	lanes := []uint16{1, 2, 3, 4, 5}
+	for _, lane := range lanes[1:] {
+		r.data[lane] = int64(50 * time.Millisecond)
+	}
+	r.run(time.Second, lanes...)
+	r.rtt = func(lane uint16) time.Duration {
+		if lane == 1 || lane == 4 {
+			return rigRTT + 40*time.Millisecond
+		}
+		return rigRTT
+	}
+	r.run(12*time.Second, lanes...)
+	if !slices.Equal(r.crowded, []uint16{4}) {
+		t.Errorf("flows of lanes %v are to move, want those of 4: 1 is filled by its own flow", r.crowded)
+	}
+}
+
 func TestSpreadIgnoresForeignEchoes(t *testing.T) {
 	r := newSpreadRig(t, noLane)
-	r.s.agree(r.now, 1024)
+	r.agree()
 	r.run(100 * time.Millisecond)
 	if len(r.s.pending) == 0 {
 		t.Fatal("no probe is pending")
@@ -206,7 +423,7 @@ func TestSpreadIgnoresForeignEchoes(t *testing.T) {
 
 func TestSpreadPeerAcceptsNoLanes(t *testing.T) {
 	r := newSpreadRig(t, everyLane)
-	r.s.agree(r.now, 0)
+	r.s.agree(r.now, 0, rigWays)
 	r.want(spreadStock)
 	r.run(time.Minute, 1)
 	if len(r.probes) != 0 {
@@ -216,9 +433,9 @@ func TestSpreadPeerAcceptsNoLanes(t *testing.T) {
 
 func TestSpreadSurvivesARekeyAndLooksAgainAfterRoaming(t *testing.T) {
 	r := newSpreadRig(t, everyLane)
-	r.s.agree(r.now, 1024)
+	r.agree()
 	r.run(time.Second, 1)
-	r.s.agree(r.now, 1024)
+	r.agree()
 	r.want(spreadDirect)
 	clear(r.probes)
 	r.s.roamed(r.now)
@@ -227,4 +444,9 @@ func TestSpreadSurvivesARekeyAndLooksAgainAfterRoaming(t *testing.T) {
 		t.Error("no probe on an active lane after roaming")
 	}
 	r.want(spreadDirect)
+	// The new path lets nothing but lane 0 through.
+	r.passes = onlyLane0
+	r.s.roamed(r.now)
+	r.run(500*time.Millisecond, 1)
+	r.want(spreadProbing)
 }

@@ -98,7 +98,7 @@ type PeerStatus struct {
 	LastHandshake *time.Time        `json:"last_handshake,omitempty"`
 	Keepalive     uint16            `json:"persistent_keepalive,omitempty"` // seconds
 	Version       uint8             `json:"version,omitempty"`              // of its control messages; 0 is a stock WireGuard
-	Mode          string            `json:"mode"`                           // off, stock, probing, direct or fallback
+	Mode          string            `json:"mode"`                           // off, stock, probing, fallback, direct, return, paired, or what tells lanes apart between the listen ports: labels, addresses
 	Reason        string            `json:"reason,omitempty"`               // why the mode is not direct
 	ECN           string            `json:"ecn"`                            // how the outer field is set: compatibility or normal
 	ECNReason     string            `json:"ecn_reason,omitempty"`           // why that is not normal
@@ -106,6 +106,8 @@ type PeerStatus struct {
 	PathFrom      *PathStatus       `json:"path_from,omitempty"`            // as the peer says that its tests found it
 	MarksIgnored  bool              `json:"marks_ignored,omitempty"`        // the path from the peer marks even what is not ECN-capable
 	Cipher        string            `json:"cipher,omitempty"`               // that seals packets to the peer
+	PathMTU       int               `json:"path_mtu,omitempty"`             // outer packets to the peer may have, in bytes, headers included; 0 is not tested
+	PathMTUHow    string            `json:"path_mtu_how,omitempty"`         // how that is known
 	Lanes         LaneStatus        `json:"lanes"`
 	Asks          *AskStatus        `json:"asks,omitempty"` // what the peer wants to be sent at most
 	Sent          TrafficStatus     `json:"sent"`
@@ -137,13 +139,14 @@ type AttachedStatus struct {
 
 // LaneStatus is the lanes of one peer above lane 0.
 type LaneStatus struct {
-	Agreed   int    `json:"agreed"`   // by HELLO, for sending
-	Flows    int    `json:"flows"`    // that hold one
-	InUse    int    `json:"in_use"`   // with at least one flow
-	Shared   int    `json:"shared"`   // with more
-	Dead     int    `json:"dead"`     // that get no answer
-	Received int    `json:"received"` // on which the peer sent, on this session
-	Moved    uint64 `json:"moved"`    // flows whose lane died
+	Agreed   int    `json:"agreed"`            // by HELLO, for sending
+	Flows    int    `json:"flows"`             // that hold one
+	InUse    int    `json:"in_use"`            // with at least one flow
+	Shared   int    `json:"shared"`            // with more
+	Dead     int    `json:"dead"`              // that get no answer
+	Received int    `json:"received"`          // on which the peer sent, on this session
+	Moved    uint64 `json:"moved"`             // flows that had to leave theirs
+	Crowded  int    `json:"crowded,omitempty"` // left alone for a while because sparse flows waited there
 }
 
 // TrafficStatus counts transport messages. Bytes are those of the UDP payload,
@@ -248,7 +251,7 @@ func (p *peer) status() PeerStatus {
 	defer p.mu.Unlock()
 	s := PeerStatus{
 		PublicKey: p.key.String(), AllowedIPs: append([]netip.Prefix{}, p.allowed...), Keepalive: p.keepalive,
-		Version: p.version, Mode: p.spread.mode.String(), Reason: p.spread.reason,
+		Version: p.version, Mode: p.spread.name(p.device.options.Spread), Reason: p.spread.reason,
 		Sent:     p.tx.status(),
 		Received: p.rx.status(),
 		Sojourn:  p.sojournNow(),
@@ -270,6 +273,9 @@ func (p *peer) status() PeerStatus {
 		s.Lanes.Agreed = int(session.limit.Load())
 		s.Lanes.Received = int(session.rxLanes.Load())
 	}
+	if p.mtu.state != mtuUnknown {
+		s.PathMTU, s.PathMTUHow = p.mtu.size, p.mtu.state.String()
+	}
 	p.laneStatus(&s.Lanes)
 	p.pathStatus(&s)
 	p.kernelStatus(&s)
@@ -282,7 +288,8 @@ func (p *peer) laneStatus(s *LaneStatus) {
 	if p.lanes != nil {
 		p.lanes.Expire(p.device.clock.Now())
 		l := p.lanes.Stats()
-		s.Flows, s.InUse, s.Shared, s.Dead, s.Moved = l.Flows, l.InUse, l.Shared, l.Dead, l.Moved
+		s.Flows, s.InUse, s.Shared, s.Moved = l.Flows, l.InUse, l.Shared, l.Moved
+		s.Dead, s.Crowded = p.spread.outOfUse()
 	}
 }
 

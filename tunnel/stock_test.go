@@ -122,8 +122,9 @@ func (s *stockTUN) Close() error {
 }
 
 // immortal keeps wireguard-go's devices from being finalized: a finalizer runs
-// outside the bubble and would touch the bubble's channels.
-var immortal []*device.Device
+// outside the bubble and would touch the bubble's channels. So do its peers', which
+// it forgets when it is closed.
+var immortal []any
 
 // stock is a wireguard-go with the address and inner address of a site.
 type stock struct {
@@ -165,6 +166,7 @@ func (s *stock) knows(other *site, psk noise.PresharedKey) {
 	public := other.key.Public()
 	s.set("public_key=%s\npreshared_key=%s\nendpoint=%s\nallowed_ip=%s\n", hex.EncodeToString(public[:]),
 		hex.EncodeToString(psk[:]), other.at, netip.PrefixFrom(other.inside, 112).Masked())
+	immortal = append(immortal, s.wg.LookupPeer(device.NoisePublicKey(public)))
 }
 
 // TestStockPeer exchanges packets with wireguard-go for six minutes, hence over

@@ -31,7 +31,10 @@ func (p *peer) due(now int64) int64 {
 	if s := p.sending.Load(); s != nil && !s.expired(now) {
 		at = earliest(at, p.spread.next())
 		at = earliest(at, p.ecn.next())
+		at = earliest(at, p.mtu.next())
 		at = earliest(at, p.reporter.at)
+		at = earliest(at, p.lister.at)
+		at = earliest(at, p.provider.at)
 		at = earliest(at, p.lineAt)
 	}
 	if k := p.kernel; k != nil {
@@ -65,9 +68,12 @@ func (p *peer) fire() {
 		p.switchTo(now, p.current)
 	}
 	if s := p.sending.Load(); s != nil && !s.expired(now) {
-		p.spreadEvents(now, p.spread.step(now, s.lastSent, p.device.random64))
+		p.spreadEvents(now, p.spread.step(now, p))
 		p.ecnEvents(now, p.ecn.step(now, p))
+		p.mtuEvents(now, p.mtu.step(now, p.device.random64))
 		p.sendReports(now)
+		p.sendHeard(now, s)
+		p.provide(now, s)
 		p.probeLine(now)
 		p.expireLanes(now)
 	}
@@ -105,14 +111,5 @@ func (p *peer) sendKeepalive(now int64) {
 		}
 		return
 	}
-	p.sendSealed(now, s, 0, make([]byte, headerSize+tagSize), 0, 0)
-}
-
-// expireLanes frees lanes of idle flows. It runs with the spread machine's tick.
-func (p *peer) expireLanes(now int64) {
-	p.lanesMu.Lock()
-	if p.lanes != nil {
-		p.lanes.Expire(now)
-	}
-	p.lanesMu.Unlock()
+	p.sendSealed(now, s, 0, spreadListen, make([]byte, headerSize+tagSize), 0, 0)
 }

@@ -4,7 +4,6 @@ import (
 	"sync/atomic"
 
 	"kiloport/flowhash"
-	"kiloport/portpool"
 	"kiloport/queue"
 	"kiloport/tunnel/tun"
 )
@@ -44,7 +43,8 @@ type transmitter struct {
 	watch   watch
 	marks   uint64 // packets that our CoDel marked
 
-	flow flowhash.Flow
+	flow   flowhash.Flow
+	narrow narrow
 }
 
 func newTransmitter(d *Device, worker int) *transmitter {
@@ -126,6 +126,12 @@ func (t *transmitter) enqueue(pkt *packet) (unused *packet) {
 	}
 	pkt.n = t.flow.Length
 	pkt.peer, pkt.hash = p, t.hasher.Hash(&t.flow.Key)
+	if most := p.clamp(); most != 0 {
+		clampMSS(pkt.payload(), most, pkt.header.Flags&tun.NeedsChecksum == 0)
+	}
+	if !t.fits(p, pkt) {
+		return pkt
+	}
 	if t.cuts(pkt) {
 		t.cut(pkt)
 		return pkt
@@ -231,58 +237,48 @@ func (p *peer) push(now int64, e *egress, socks *sockets, s *session, pkt *packe
 		return false
 	}
 	class := p.encapsulate(s, pkt.payload())
-	lane, counter, socket := p.chooseLane(now, socks, s, laneFlow(pkt.hash, class))
-	s.lane(counter).last.Store(now)
-	e.add(outgoing{packet: pkt, session: s, to: to, socket: socket, lane: lane, counter: counter, class: class})
+	o := outgoing{packet: pkt, session: s, to: to, socket: socks.listen, class: class}
+	p.chooseLane(now, socks, &o, laneFlow(pkt.hash, class))
+	s.lane(o.counter).used(now, class)
+	e.add(o)
 	return true
 }
 
-// chooseLane gives the flow's lane, the lane that counts its packets, which is
-// another only to a kernel's WireGuard, and its socket: lane 0 where the peer or
-// the path takes no others, or no port is to be had.
-func (p *peer) chooseLane(now int64, socks *sockets, s *session, flow uint64) (lane, counter uint16, socket portpool.Socket) {
-	agreed, counted := int(s.limit.Load()), true
-	if agreed == 0 || !p.spreading.Load() {
-		agreed, counted = int(p.kernelLanes.Load()), false
+// chooseLane gives a packet the flow's lane, the lane that counts it, which is
+// another only to a kernel's WireGuard, its socket and where that leads. Where the
+// peer or the path takes no lanes, or none is to be had, it stays on lane 0.
+func (p *peer) chooseLane(now int64, socks *sockets, o *outgoing, flow uint64) {
+	agreed, via, counted := int(o.session.limit.Load()), spreadMode(p.via.Load()), true
+	if agreed == 0 || !via.spreads() {
+		agreed, via, counted = int(p.kernelLanes.Load()), spreadDirect, false
 	}
 	if agreed == 0 {
-		return 0, 0, socks.listen
+		return
 	}
 	p.lanesMu.Lock()
 	defer p.lanesMu.Unlock()
-	p.limitLanes(min(agreed, socks.pool.Limit()))
 	for {
+		if via.pooled() {
+			agreed = min(agreed, socks.pool.Limit())
+		}
+		p.limitLanes(agreed)
 		lane, fresh := p.lanes.Assign(now, flow)
 		if lane == 0 {
-			return 0, 0, socks.listen
+			return
 		}
-		socket, err := socks.pool.Socket(now, lane)
-		if err == nil {
-			if !counted {
-				return lane, 0, socket
+		if socket, to, ok := p.wayOf(now, socks, lane, via); ok {
+			o.lane, o.socket, o.to = lane, socket, to
+			if counted {
+				o.counter = lane
 			}
-			if fresh {
+			if counted && fresh {
 				p.opened = append(p.opened, lane)
 			}
-			return lane, lane, socket
+			return
 		}
-		if int(lane) <= socks.pool.Limit() { // it was not for want of ports
-			return 0, 0, socks.listen
+		if !via.pooled() || int(lane) <= socks.pool.Limit() { // it was not for want of ports
+			return
 		}
-		p.limitLanes(socks.pool.Limit())
-	}
-}
-
-// limitLanes changes the number of lanes if it is another one. The caller holds
-// lanesMu.
-func (p *peer) limitLanes(n int) {
-	if p.lanes == nil {
-		p.lanes = portpool.NewLanes(portpool.LanesConfig{Limit: n})
-		p.lanesLimit = n
-	}
-	if p.lanesLimit != n {
-		p.lanes.SetLimit(n)
-		p.lanesLimit = n
 	}
 }
 

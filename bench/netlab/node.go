@@ -3,10 +3,12 @@ package netlab
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -159,6 +161,20 @@ func (n *Node) Route(dst netip.Prefix, via netip.Addr) error {
 	return nil
 }
 
+// RouteByFlow sends what goes to dst to one of several neighbours, the same for all
+// packets of a flow. What a flow is, net.ipv4.fib_multipath_hash_policy says, and that
+// of IPv6.
+func (n *Node) RouteByFlow(dst netip.Prefix, via ...netip.Addr) error {
+	route := &netlink.Route{Dst: ipNet(dst.Masked())}
+	for _, gateway := range via {
+		route.MultiPath = append(route.MultiPath, &netlink.NexthopInfo{Gw: gateway.AsSlice()})
+	}
+	if err := n.handle.RouteAdd(route); err != nil {
+		return fmt.Errorf("node %s: add the route to %v via %v: %w", n.Name, dst, via, err)
+	}
+	return nil
+}
+
 // EnsureRoute is [Node.Route] for a route that may be there already.
 func (n *Node) EnsureRoute(dst netip.Prefix, via netip.Addr) error {
 	route := &netlink.Route{Dst: ipNet(dst.Masked()), Gw: via.AsSlice()}
@@ -204,6 +220,46 @@ func (n *Node) Link(dev string) (netlink.Link, error) {
 		return nil, fmt.Errorf("node %s: find the interface %s: %w", n.Name, dev, err)
 	}
 	return link, nil
+}
+
+// ForgetConnections makes the kernel forget all connections that it tracks in the
+// node, as a router does that is started anew.
+func (n *Node) ForgetConnections() error {
+	h, err := netlink.NewHandleAt(n.ns, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return fmt.Errorf("node %s: open netlink: %w", n.Name, err)
+	}
+	defer h.Close()
+	if err := h.ConntrackTableFlush(netlink.ConntrackTable); err != nil {
+		return fmt.Errorf("node %s: forget all connections: %w", n.Name, err)
+	}
+	return nil
+}
+
+// Connections counts the connections that the kernel tracks in the node with any of
+// the addresses, on either side of a NAT.
+func (n *Node) Connections(of ...netip.Addr) (count int, err error) {
+	h, err := netlink.NewHandleAt(n.ns, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return 0, fmt.Errorf("node %s: open netlink: %w", n.Name, err)
+	}
+	defer h.Close()
+	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+		flows, err := h.ConntrackTableList(netlink.ConntrackTable, family)
+		if err != nil {
+			return 0, fmt.Errorf("node %s: list the connections: %w", n.Name, err)
+		}
+		for _, f := range flows {
+			ends := [...]net.IP{f.Forward.SrcIP, f.Forward.DstIP, f.Reverse.SrcIP, f.Reverse.DstIP}
+			if slices.ContainsFunc(ends[:], func(ip net.IP) bool {
+				addr, _ := netip.AddrFromSlice(ip)
+				return slices.Contains(of, addr.Unmap())
+			}) {
+				count++
+			}
+		}
+	}
+	return count, nil
 }
 
 // remove ends every process that is still inside the namespace, a daemon that

@@ -59,6 +59,9 @@ func wgConfiguration(mine, theirs *End, c *Config, more ...string) string {
 	if c.Preshared != nil {
 		lines = append(lines, "PresharedKey = "+base64.StdEncoding.EncodeToString(c.Preshared))
 	}
+	if c.Keepalive > 0 {
+		lines = append(lines, fmt.Sprintf("PersistentKeepalive = %d", c.Keepalive))
+	}
 	if !theirs.Hidden {
 		lines = append(lines, fmt.Sprintf("Endpoint = %v", netip.AddrPortFrom(theirs.Outer, ListenPort)))
 	}

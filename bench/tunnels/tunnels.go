@@ -54,6 +54,9 @@ type Config struct {
 	Preshared []byte
 	// Responder makes site B only answer: it does not know where site A is.
 	Responder bool
+	// Keepalive is how often both ends say something anyway, in seconds, 0 for
+	// never: a firewall before either has to see it.
+	Keepalive int
 }
 
 // An End is one site with the tunnel interface on it.
@@ -65,6 +68,9 @@ type End struct {
 	Key *ecdh.PrivateKey
 	// Outer is the address that the other end sends to.
 	Outer netip.Addr
+	// Sources has the other addresses that the end sends from; the zero value is
+	// none.
+	Sources netip.Prefix
 	// Hidden is whether the other end has to find out Outer by itself.
 	Hidden bool
 	// Process is the daemon, nil where the kernel is.

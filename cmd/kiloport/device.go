@@ -14,6 +14,7 @@ import (
 	"kiloport/portpool"
 	"kiloport/tunnel"
 	"kiloport/tunnel/tun"
+	"kiloport/tunnel/tun/site"
 	"kiloport/tunnel/uapi"
 )
 
@@ -34,6 +35,7 @@ type daemon struct {
 	tun     tun.Device
 	socket  *uapi.Listener
 	metrics metricsSocket
+	anyIP   func() error // takes back what made source addresses ours
 	log     *slog.Logger
 	life    lifecycle
 }
@@ -158,7 +160,15 @@ const heapGrowth = 25
 
 func (d *daemon) device(options tunnel.Options, listen []*os.File) (*tunnel.Device, error) {
 	debug.SetGCPercent(heapGrowth)
-	return tunnel.New(tunnel.Config{TUN: d.tun, Options: options, Log: d.log, Constants: constants, Clock: tunnel.NewPreciseClock(), Listen: listen})
+	var err error
+	if d.anyIP, err = site.AnyIP(options.SourcePrefixes.All()); err != nil {
+		return nil, err
+	}
+	device, err := tunnel.New(tunnel.Config{TUN: d.tun, Options: options, Log: d.log, Constants: constants, Clock: tunnel.NewPreciseClock(), Listen: listen})
+	if err != nil {
+		return nil, errors.Join(err, d.anyIP())
+	}
+	return device, nil
 }
 
 // successor is a lifecycle that may go on in another process.
@@ -203,6 +213,7 @@ func (d *daemon) serve(ctx context.Context, device *tunnel.Device, backend uapi.
 	err = errors.Join(err, <-ran)
 	if !elsewhere {
 		err = errors.Join(err, d.socket.Remove())
+		err = errors.Join(err, d.anyIP())
 		d.life.gone() // before those are let go who wait for everything to be undone
 	}
 	stopServing()

@@ -31,7 +31,7 @@ type option struct {
 var options = []option{
 	{
 		flag: "ports", key: "Ports", value: "N",
-		help: "source ports in the pool, hence flows told apart outside, 1 to 16383",
+		help: "source ports in the pool, hence flows told apart outside, 1 to 16383; 1 is plain WireGuard",
 		set: func(o *tunnel.Options, v string) (err error) {
 			one := tunnel.DefaultOptions()
 			if one.Ports, err = strconv.Atoi(v); err != nil {
@@ -62,10 +62,32 @@ var options = []option{
 		get: func(o *tunnel.Options) string { return o.LaneIdle.String() },
 	},
 	{
-		flag: "spread", key: "Spread", value: "ports|off",
-		help: "how flows are told apart outside: by source port, or not at all",
+		flag: "spread", key: "Spread", value: "auto|off|ports|labels|addresses",
+		help: "how flows are told apart outside: by source port, IPv6 flow label, source address, several of these (ports+addresses), not at all, or auto: by port if probes get through, else by label",
 		set:  func(o *tunnel.Options, v string) (err error) { o.Spread, err = tunnel.ParseSpread(v); return err },
 		get:  func(o *tunnel.Options) string { return o.Spread.String() },
+	},
+	{
+		flag: "source-prefix", key: "SourcePrefix", value: "PREFIX|none",
+		help: "where --spread=addresses takes source addresses from: a prefix that is routed to this host, or one of each family with a comma between them",
+		set: func(o *tunnel.Options, v string) (err error) {
+			o.SourcePrefixes, err = tunnel.ParseSourcePrefixes(v)
+			return err
+		},
+		get: func(o *tunnel.Options) string { return o.SourcePrefixes.String() },
+	},
+	{
+		flag: "max-lanes-per-peer", key: "MaxLanesPerPeer", value: "N",
+		help: "lanes that one peer may have in each direction, hence connections that a router on the way tracks for it; 0 is as many as there are ports",
+		set: func(o *tunnel.Options, v string) (err error) {
+			one := tunnel.DefaultOptions()
+			if one.MaxLanes, err = strconv.Atoi(v); err != nil {
+				return fmt.Errorf("%q is not a number, use 0 to 16383", v)
+			}
+			o.MaxLanes = one.MaxLanes
+			return one.Validate()
+		},
+		get: func(o *tunnel.Options) string { return strconv.Itoa(o.MaxLanes) },
 	},
 	{
 		flag: "dscp", key: "DSCP", value: "inherit|zero|DSCP|MAP",
@@ -124,6 +146,15 @@ var options = []option{
 		help: "what the link of that bandwidth adds to each packet, in tc-cake's words, such as ethernet or \"pppoe-ptm\"",
 		set:  func(o *tunnel.Options, v string) (err error) { o.Overhead, err = queue.ParseOverhead(v); return err },
 		get:  func(o *tunnel.Options) string { return o.Overhead.String() },
+	},
+	{
+		flag: "clamp-mss", key: "ClampMSS", value: "on|off",
+		help: "lower the segment size that TCP connections agree on to what the path carries, for hosts that do not hear ICMP",
+		set: func(o *tunnel.Options, v string) (err error) {
+			o.ClampMSS, err = parseOnOff(v)
+			return err
+		},
+		get: func(o *tunnel.Options) string { return onOff(o.ClampMSS) },
 	},
 	{
 		flag: "pin", key: "Pin", value: "on|off",

@@ -83,7 +83,7 @@ func TestWrongCommandLines(t *testing.T) {
 		{"--port-range 40000-40006 sixteen-letters-", "", 2, "ports: 1024 do not fit"},
 		{"--lane-idle 5 wg0", "", 2, "such as 60s"},
 		{"--lane-idle 1ms wg0", "", 2, "use at least 1s"},
-		{"--spread labels wg0", "", 2, `"labels" is none of off, ports`},
+		{"--spread colours wg0", "", 2, `"colours" is none of auto, off, ports`},
 		{"--ecn maybe wg0", "", 2, `"maybe" is none of auto, on, off`},
 		{"--dscp 64 wg0", "", 2, "64"},
 		{"--dscp AF41=64 wg0", "", 2, "AF41=64"},

@@ -148,7 +148,7 @@ func writeStatus(w io.Writer, s *tunnel.Status, now time.Time) {
 	writeCounts(field, "send errors", s.SendErrors)
 	for i := range s.Peers {
 		fmt.Fprintln(w)
-		writePeer(w, &s.Peers[i], now)
+		writePeer(w, &s.Peers[i], s.Spread, now)
 	}
 }
 
@@ -166,7 +166,7 @@ func fewer(p tunnel.PoolStatus) string {
 	return ""
 }
 
-func writePeer(w io.Writer, p *tunnel.PeerStatus, now time.Time) {
+func writePeer(w io.Writer, p *tunnel.PeerStatus, spread string, now time.Time) {
 	fmt.Fprintf(w, "peer: %s\n", p.PublicKey)
 	field := func(name, format string, args ...any) {
 		fmt.Fprintf(w, "  %s: %s\n", name, fmt.Sprintf(format, args...))
@@ -178,11 +178,17 @@ func writePeer(w io.Writer, p *tunnel.PeerStatus, now time.Time) {
 		field("latest handshake", "%v ago", now.Sub(*p.LastHandshake).Round(time.Second))
 	}
 	mode := p.Mode
+	if spread == "auto" && mode == "direct" {
+		mode += " (auto: probes from other ports get through, so flows have ports)"
+	}
 	if p.Reason != "" {
 		mode += " (" + p.Reason + ")"
 	}
 	field("mode", "%s", mode)
 	writeLaneCounts(field, p)
+	if p.PathMTU != 0 {
+		field("path mtu", "%d (%s)", p.PathMTU, p.PathMTUHow)
+	}
 	if p.Cipher != "" {
 		field("cipher", "%s", p.Cipher)
 	}

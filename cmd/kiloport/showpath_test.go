@@ -44,7 +44,7 @@ func TestShowTellsOfThePath(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var b bytes.Buffer
-			writePeer(&b, &c.peer, now)
+			writePeer(&b, &c.peer, "ports", now)
 			for _, want := range c.want {
 				if !strings.Contains(b.String(), want) {
 					t.Errorf("no %q in\n%s", want, b.String())
