@@ -31,10 +31,10 @@ var topFolders = []string{"bench", "cmd", "deploy", "flowhash", "portpool", "que
 
 // leaves know nothing of each other, nor of what is above them. What lies below
 // a leaf belongs to it.
-var leaves = []string{"flowhash", "portpool", "queue", "tunnel/ecn", "tunnel/noise", "tunnel/tun", "tunnel/uapi"}
+var leaves = []string{"flowhash", "portpool", "queue", "tunnel/ecn", "tunnel/noise", "tunnel/realtime", "tunnel/tun", "tunnel/uapi"}
 
 // systemCallers may call the kernel by themselves.
-var systemCallers = []string{"bench", "portpool", "tunnel/tun"}
+var systemCallers = []string{"bench", "portpool", "tunnel/realtime", "tunnel/tun"}
 
 // within tells whether the package at dir is one of the trees or below one, and
 // which.

@@ -30,6 +30,7 @@ type UDPSocket struct {
 	// each call would be allocated; its arguments therefore are here.
 	receiving sync.Mutex
 	readable  func(fd uintptr) (done bool)
+	poll      func(fd uintptr)
 	in        []Message
 	lent      *Buffers // if in is borrowed from there
 	got       int
@@ -103,6 +104,30 @@ func (s *UDPSocket) Receive(ms []Message) (n int, err error) {
 	s.in, s.got, s.inErr = ms, 0, 0
 	err = s.raw.Read(s.readable)
 	s.in = nil
+	return s.received(err)
+}
+
+// Poller is a [Socket] that can be asked without waiting.
+type Poller interface {
+	// Poll is Receive, but gives 0 where nothing has arrived.
+	Poll(ms []Message) (n int, err error)
+}
+
+// Poll implements [Poller].
+func (s *UDPSocket) Poll(ms []Message) (n int, err error) {
+	if s.noRead {
+		return 0, ErrSendOnly
+	}
+	s.receiving.Lock()
+	defer s.receiving.Unlock()
+	s.in, s.got, s.inErr = ms, 0, 0
+	err = s.raw.Control(s.poll)
+	s.in = nil
+	return s.received(err)
+}
+
+// received is the result of having read.
+func (s *UDPSocket) received(err error) (int, error) {
 	if err != nil {
 		return 0, closedOr("receive on udp socket", err)
 	}

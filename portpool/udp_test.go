@@ -91,6 +91,37 @@ func TestLoopback(t *testing.T) {
 	}
 }
 
+// Poll takes what has arrived and waits for nothing, closed or not.
+func TestPoll(t *testing.T) {
+	ns := newNamespace(t)
+	a, b := ns.open(t, SocketConfig{}), ns.open(t, SocketConfig{})
+	ms := make([]Message, 8)
+	for i := range ms {
+		ms[i].Buf = make([]byte, 100)
+	}
+	if n, err := b.Poll(ms); n != 0 || err != nil {
+		t.Errorf("of nothing: %d, %v", n, err)
+	}
+	mustSend(t, a, Message{Buf: []byte("one"), Addr: addrPort("::1", b.Port())}, Message{Buf: []byte("three"), Addr: addrPort("::1", b.Port())})
+	if n, err := b.Poll(ms); n != 2 || err != nil || string(ms[1].Buf[:ms[1].N]) != "three" {
+		t.Errorf("of two: %d, %v, the second %q", n, err, ms[1].Buf[:ms[1].N])
+	}
+	if n, err := b.Poll(ms); n != 0 || err != nil {
+		t.Errorf("when they have been taken: %d, %v", n, err)
+	}
+	sender := ns.open(t, SocketConfig{SendOnly: true})
+	if n, err := sender.Poll(ms); n != 0 || err != ErrSendOnly {
+		t.Errorf("of a socket to send on: %d, %v", n, err)
+	}
+	b.Close()
+	if n, err := b.Poll(ms); n != 0 || err != net.ErrClosed {
+		t.Errorf("closed: %d, %v", n, err)
+	}
+	if n := testing.AllocsPerRun(100, func() { _, _ = a.Poll(ms) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
 func TestOpenWhereIPv6IsDisabled(t *testing.T) {
 	ns := newNamespace(t)
 	ns.do(t, func() error { return writeSysctl("net/ipv6/conf/all/disable_ipv6", "1") })

@@ -38,6 +38,9 @@ type Config struct {
 	Rand io.Reader
 	// OpenSocket opens a UDP socket; nil means [portpool.Open].
 	OpenSocket func(portpool.SocketConfig) (portpool.Socket, error)
+	// Scheduler lets the workers go before other threads where processors are
+	// short; nil means that they never do.
+	Scheduler Scheduler
 	// Listen are the listen sockets of a process before this one, from its
 	// [Handover]. They are used for as many workers on the same port, and closed
 	// otherwise.
@@ -70,6 +73,7 @@ type Device struct {
 	cookiesSent atomic.Uint64
 	uplink      uplink
 	downlinks   atomic.Int64 // peers that have asked for a rate
+	urgency     urgency
 
 	handshakes *handshaker
 	workers    int    // of each kind: one for each queue of the TUN device
@@ -152,6 +156,7 @@ func New(c Config) (*Device, error) {
 		d.queueConfig.Burst = bulkBurst
 	}
 	d.uplink.init(d)
+	d.urgency.init(d, c.Scheduler)
 	for worker := range d.workers {
 		d.transmit = append(d.transmit, newTransmitter(d, worker))
 		d.receive = append(d.receive, newReceiver(d, worker))
@@ -444,6 +449,7 @@ func (d *Device) keepHouse() {
 func (d *Device) Close() {
 	d.closing.Do(func() {
 		close(d.done)
+		d.urgency.close()
 		d.config.Lock()
 		defer d.config.Unlock()
 		d.linkDown()

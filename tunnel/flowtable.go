@@ -26,9 +26,10 @@ type flowTable struct {
 	// sparse is how many bytes a flow may have in the queue and still be
 	// sparse: one turn's worth, so that it never waits for a second turn of
 	// the others.
-	sparse  int
-	hashes  [flowSets * flowWays]uint64 // of the entries, next to each other: one cache line for a look-up
-	entries [flowSets * flowWays]flowEntry
+	sparse     int
+	sparseSeen int64                       // when a packet of a flow came that is known, and not bulk, 0 = never
+	hashes     [flowSets * flowWays]uint64 // of the entries, next to each other: one cache line for a look-up
+	entries    [flowSets * flowWays]flowEntry
 }
 
 // flowEntry is one flow. Packets are counted as they leave the host, datagrams
@@ -59,6 +60,9 @@ func (t *flowTable) enqueued(now int64, pkt *packet, key *flowhash.Key) {
 	e.backlog += int(pkt.note.bytes)
 	if e.backlog > t.sparse {
 		e.bulk = now
+	}
+	if e.packets > 0 && (e.bulk == 0 || now-e.bulk > bulkFor) {
+		t.sparseSeen = now
 	}
 }
 

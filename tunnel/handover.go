@@ -115,6 +115,7 @@ func (d *Device) HandOver() (*Handover, error) {
 		return nil, err
 	}
 	d.handing.Store(true)
+	d.urgency.close() // whoever waits, does so where it can be ended
 	d.endReceiving()
 	d.tun.Close() // the transmitters send what they have, and end
 	d.transmitting.Wait()

@@ -194,10 +194,21 @@ func (s *memSocket) Receive(ms []portpool.Message) (n int, err error) {
 	case d := <-s.queue:
 		d.fill(&ms[0])
 	}
-	for n = 1; n < len(ms); n++ {
+	n, _ = s.Poll(ms[1:]) // that it is closed, the next call tells
+	return n + 1, nil
+}
+
+// Poll implements portpool.Poller.
+func (s *memSocket) Poll(ms []portpool.Message) (n int, err error) {
+	for ; n < len(ms); n++ {
 		select {
 		case d := <-s.queue:
 			d.fill(&ms[n])
+		case <-s.closed:
+			if n == 0 {
+				return 0, net.ErrClosed
+			}
+			return n, nil
 		default:
 			return n, nil
 		}

@@ -70,6 +70,9 @@ type Options struct {
 	Queue queue.Config
 	// Pin binds the goroutines of each worker to one processor.
 	Pin bool
+	// Realtime lets workers go before other programs where processors are
+	// short. It is for whoever makes the device's [Scheduler].
+	Realtime bool
 	// Cipher says what seals the packets between two kiloports.
 	Cipher CipherMode
 	// GSO says whether packets of one flow leave the host, and go to the
@@ -86,10 +89,10 @@ type Options struct {
 const defaultControlDSCP = 34
 
 // DefaultOptions gives 1024 ports of the kernel's choice, closed after 60 s
-// without use, the DSCP inherited, ECN as peer and path are able, and FQ-CoDel as
-// RFC 8290 recommends it.
+// without use, the DSCP inherited, ECN as peer and path are able, FQ-CoDel as
+// RFC 8290 recommends it, and workers that go before others when they must.
 func DefaultOptions() Options {
-	return Options{Ports: 1024, LaneIdle: time.Minute, Spread: SpreadAuto, ControlDSCP: defaultControlDSCP, Queue: queue.Default()}
+	return Options{Ports: 1024, LaneIdle: time.Minute, Spread: SpreadAuto, ControlDSCP: defaultControlDSCP, Queue: queue.Default(), Realtime: true}
 }
 
 const minLaneIdle = time.Second

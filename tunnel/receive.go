@@ -34,6 +34,7 @@ type receiver struct {
 	answers   answers
 	out       *tun.Coalescer
 	admission admission
+	priority  priority
 	messages  []portpool.Message
 	touched   []touchedPeer
 	batch     uint64
@@ -56,6 +57,7 @@ func newReceiver(d *Device, worker int) *receiver {
 	r := &receiver{
 		device: d, worker: worker, slot: worker, answers: answers{hasher: d.hasher}, out: tun.NewCoalescer(d.tun.Queues()[worker], offloads),
 		admission: newAdmission(d.admissionSecret, receiveBatch),
+		priority:  priority{urgency: &d.urgency},
 		messages:  make([]portpool.Message, receiveBatch),
 	}
 	slab := make([]byte, receiveBatch*maxDatagram)
@@ -67,8 +69,9 @@ func newReceiver(d *Device, worker int) *receiver {
 
 // run ends when the socket is closed.
 func (r *receiver) run(socket portpool.Socket) {
+	defer r.priority.lower()
 	for {
-		n, err := socket.Receive(r.messages)
+		n, err := r.take(socket)
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) || r.device.handing.Load() {
 				return
@@ -79,6 +82,19 @@ func (r *receiver) run(socket portpool.Socket) {
 		}
 		r.receive(r.messages[:n])
 	}
+}
+
+// take waits for datagrams: in naps, where it is urgent.
+func (r *receiver) take(socket portpool.Socket) (int, error) {
+	poller, ok := socket.(portpool.Poller)
+	for ok && r.priority.urgent() {
+		r.priority.breathe(r.now)
+		if n, err := poller.Poll(r.messages); n > 0 || err != nil {
+			return n, err
+		}
+		r.priority.nap(napFor)
+	}
+	return socket.Receive(r.messages)
 }
 
 // pause keeps a failing socket from costing a processor.
@@ -95,6 +111,7 @@ func (r *receiver) pause() {
 func (r *receiver) receive(messages []portpool.Message) {
 	r.now = r.device.clock.Now()
 	r.batch++
+	r.device.urgency.packets()
 	refused := r.admission.decide(r.now, r.device.clock.Wall().UnixNano(), messages)
 	bytes := 0
 	for i := range messages {

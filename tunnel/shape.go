@@ -149,6 +149,8 @@ func (t *transmitter) pace() {
 	}
 	switch wait = min(wait, longestPause); {
 	case wait <= 0 || !t.waiting():
+	case t.priority.raised:
+		t.priority.nap(wait)
 	case len(t.lines) > 0:
 		_ = t.tun.Await(wait) // what is wrong, the next read tells
 	default:

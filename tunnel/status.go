@@ -33,14 +33,16 @@ type Status struct {
 	Queue       QueueStatus       `json:"queue"`
 	// Bandwidth is the rate at which packets leave now, or off;
 	// ReceiveBandwidth what peers are asked to send at most.
-	Bandwidth        string            `json:"bandwidth"`
-	BandwidthBitS    int64             `json:"bandwidth_bit_s,omitempty"` // 0: off
-	ReceiveBandwidth string            `json:"receive_bandwidth"`
-	Overhead         string            `json:"overhead"` // of both
-	Autorate         *AutorateStatus   `json:"autorate,omitempty"`
-	Offloads         OffloadStatus     `json:"offloads"`
-	SendErrors       map[string]uint64 `json:"send_errors,omitempty"` // by errno, of all sockets
-	Cookies          uint64            `json:"cookies_sent,omitempty"`
+	Bandwidth        string          `json:"bandwidth"`
+	BandwidthBitS    int64           `json:"bandwidth_bit_s,omitempty"` // 0: off
+	ReceiveBandwidth string          `json:"receive_bandwidth"`
+	Overhead         string          `json:"overhead"` // of both
+	Autorate         *AutorateStatus `json:"autorate,omitempty"`
+	Offloads         OffloadStatus   `json:"offloads"`
+	// Realtime says whether workers go before other programs, or why not.
+	Realtime   string            `json:"realtime"`
+	SendErrors map[string]uint64 `json:"send_errors,omitempty"` // by errno, of all sockets
+	Cookies    uint64            `json:"cookies_sent,omitempty"`
 	// Attached are the interfaces on which the eBPF programs for kernel WireGuard
 	// are, see package attach; there are none where the device is our own.
 	Attached []string `json:"attached,omitempty"`
@@ -207,6 +209,7 @@ func (d *Device) Status() Status {
 		Bandwidth: formatRate(rate), BandwidthBitS: rate, ReceiveBandwidth: formatRate(o.ReceiveBandwidth), Overhead: o.Overhead.String(),
 		Autorate:   d.uplink.status(),
 		Offloads:   d.offloadStatus(),
+		Realtime:   d.urgency.status(),
 		SendErrors: sendErrors(d.shared),
 		Cookies:    d.cookiesSent.Load(),
 	}

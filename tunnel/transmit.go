@@ -45,6 +45,8 @@ type transmitter struct {
 
 	flow   flowhash.Flow
 	narrow narrow
+
+	priority priority
 }
 
 func newTransmitter(d *Device, worker int) *transmitter {
@@ -55,11 +57,13 @@ func newTransmitter(d *Device, worker int) *transmitter {
 	t.queue = queue.New(d.queueConfig, t.queueDrop)
 	t.shaper = queue.NewShaper(queue.DefaultShaper(d.uplink.rate.Load()))
 	t.watch.flows.sparse = d.queueConfig.Quantum
+	t.priority.urgency = &d.urgency
 	return t
 }
 
 // run ends when the TUN device does.
 func (t *transmitter) run() error {
+	defer t.priority.lower()
 	for {
 		if err := t.fill(); err != nil {
 			if t.device.handing.Load() {
@@ -77,7 +81,7 @@ func (t *transmitter) run() error {
 // that overflows, flow by flow, and not the device's ring. It waits only when
 // there is nothing to send.
 func (t *transmitter) fill() error {
-	header, size, err := t.read(!t.waiting())
+	header, size, err := t.first()
 	if err != nil || size == 0 {
 		return err
 	}
@@ -97,6 +101,23 @@ func (t *transmitter) fill() error {
 			return err
 		}
 	}
+}
+
+// first reads the first packet of a round, and waits for it if there is nothing else
+// to do: in naps, where it is urgent.
+func (t *transmitter) first() (tun.Header, int, error) {
+	urgent := t.priority.urgent()
+	if t.waiting() {
+		t.priority.breathe(t.now)
+		return t.read(false)
+	}
+	for ; urgent; urgent = t.priority.urgent() {
+		if header, size, err := t.read(false); size > 0 || err != nil {
+			return header, size, err
+		}
+		t.priority.nap(napFor)
+	}
+	return t.read(true)
 }
 
 // read reads into next.
@@ -222,6 +243,7 @@ func (t *transmitter) finish() {
 		packets += l.queue.Len()
 		bytes += l.queue.Bytes()
 	}
+	t.device.urgency.packets()
 	t.packets.Store(int64(packets))
 	t.bytes.Store(int64(bytes))
 	t.marked.Store(t.marks)

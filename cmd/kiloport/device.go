@@ -13,6 +13,7 @@ import (
 
 	"kiloport/portpool"
 	"kiloport/tunnel"
+	"kiloport/tunnel/realtime"
 	"kiloport/tunnel/tun"
 	"kiloport/tunnel/tun/site"
 	"kiloport/tunnel/uapi"
@@ -164,11 +165,27 @@ func (d *daemon) device(options tunnel.Options, listen []*os.File) (*tunnel.Devi
 	if d.anyIP, err = site.AnyIP(options.SourcePrefixes.All()); err != nil {
 		return nil, err
 	}
-	device, err := tunnel.New(tunnel.Config{TUN: d.tun, Options: options, Log: d.log, Constants: constants, Clock: tunnel.NewPreciseClock(), Listen: listen})
+	device, err := tunnel.New(tunnel.Config{
+		TUN: d.tun, Options: options, Log: d.log, Constants: constants, Clock: tunnel.NewPreciseClock(),
+		Scheduler: d.scheduler(options), Listen: listen,
+	})
 	if err != nil {
 		return nil, errors.Join(err, d.anyIP())
 	}
 	return device, nil
+}
+
+// scheduler gives what lets workers go before other programs, nil if they are not to.
+func (d *daemon) scheduler(options tunnel.Options) tunnel.Scheduler {
+	if !options.Realtime {
+		return nil
+	}
+	s, err := realtime.New()
+	if err != nil {
+		d.log.Warn("realtime is off", "reason", err)
+		return nil
+	}
+	return s
 }
 
 // successor is a lifecycle that may go on in another process.

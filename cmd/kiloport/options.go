@@ -166,6 +166,15 @@ var options = []option{
 		get: func(o *tunnel.Options) string { return onOff(o.Pin) },
 	},
 	{
+		flag: "realtime", key: "Realtime", value: "auto|off",
+		help: "let packets go before other programs (SCHED_FIFO) while processors are short and some flow is sparse",
+		set: func(o *tunnel.Options, v string) (err error) {
+			o.Realtime, err = parseSwitch(v, autoWord)
+			return err
+		},
+		get: func(o *tunnel.Options) string { return switchWord(o.Realtime, autoWord) },
+	},
+	{
 		flag: "cipher", key: "Cipher", value: "auto|chacha20poly1305|aes256gcm",
 		help: "what seals packets between two kiloports: aes256gcm if both processors are fast at it, or always one",
 		set:  func(o *tunnel.Options, v string) (err error) { o.Cipher, err = tunnel.ParseCipher(v); return err },
@@ -196,14 +205,30 @@ func init() {
 	options = slices.Insert(options, at, queueOptions...)
 }
 
-func parseOnOff(v string) (bool, error) {
+// What an option that is not off is: on, or on where it is of use.
+const (
+	onWord   = "on"
+	autoWord = "auto"
+	offWord  = "off"
+)
+
+func parseOnOff(v string) (bool, error) { return parseSwitch(v, onWord) }
+
+func parseSwitch(v, on string) (bool, error) {
 	switch strings.ToLower(v) {
-	case "on":
+	case on:
 		return true, nil
-	case "off":
+	case offWord:
 		return false, nil
 	}
-	return false, fmt.Errorf("%q is none of on, off", v)
+	return false, fmt.Errorf("%q is none of %s, %s", v, on, offWord)
+}
+
+func switchWord(is bool, on string) string {
+	if is {
+		return on
+	}
+	return offWord
 }
 
 // chosen is the options given as flags, which override a configuration file.

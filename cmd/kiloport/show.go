@@ -138,6 +138,7 @@ func writeStatus(w io.Writer, s *tunnel.Status, now time.Time) {
 		field("attached", "kernel WireGuard, on %s", strings.Join(s.Attached, ", "))
 	} else {
 		field("offloads", "%d workers, tun %s, gso %s, gro %s", o.Workers, o.TUN, onOff(o.GSO), onOff(o.GRO))
+		field("realtime", "%s", s.Realtime)
 	}
 	for _, m := range o.Missing {
 		field("not used", "%s", m)
@@ -152,12 +153,7 @@ func writeStatus(w io.Writer, s *tunnel.Status, now time.Time) {
 	}
 }
 
-func onOff(on bool) string {
-	if on {
-		return "on"
-	}
-	return "off"
-}
+func onOff(on bool) string { return switchWord(on, onWord) }
 
 func fewer(p tunnel.PoolStatus) string {
 	if p.Limit < p.Ports {

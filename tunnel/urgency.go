@@ -1,0 +1,287 @@
+package tunnel
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Scheduler is what makes threads go before others, such as realtime.System.
+type Scheduler interface {
+	// Raise lets the calling goroutine's thread go first, on condition that it
+	// waits in Nap only, until Lower.
+	Raise() error
+	Lower()
+	// Assist lets all other threads go before those of other programs, behind
+	// those that n goroutines raise, and is called again and again; Desist
+	// ends that.
+	Assist(n int) error
+	Desist() error
+	// Nap sleeps for d at most.
+	Nap(d time.Duration)
+	// Usage is for how long all threads together have run, and have waited for
+	// a processor.
+	Usage() (ran, waited time.Duration, err error)
+}
+
+const (
+	// urgencyEvery is how often it is asked how long threads have waited.
+	urgencyEvery = 25 * time.Millisecond
+	// contended is the part of the time that the threads together must have
+	// waited, and contendedRun that of the time that they ran, for processors
+	// to be short: one fifth, and one third. An idle machine with a busy
+	// daemon has a twentieth.
+	contended, contendedRun = 5, 3
+	// idle is the part of one processor that a daemon takes which has little to
+	// do: one quarter.
+	idle = 4
+	// sparseFor is how long after a packet of a flow that is not bulk somebody
+	// is thought to wait for another.
+	sparseFor = time.Second
+
+	// leastHold is for how long processors are thought to be short, as a
+	// thread that goes first cannot see when that is over; and mostHold, if
+	// they were short again soon each time.
+	leastHold = 10 * time.Second
+	mostHold  = 2 * time.Minute
+
+	// napFor is how long a worker that goes first sleeps when it has nothing to do. Of
+	// the four workers that a round trip meets each adds half of it; with less,
+	// fewer packets share a wake-up and a system call.
+	napFor = 500 * time.Microsecond
+	// longestRun is for how long a worker that goes first works before it naps although
+	// there is more to do: a quarter of a processor is left to others.
+	longestRun = 1500 * time.Microsecond
+)
+
+// A need is the decision whether workers are to go before ordinary threads: they
+// are while processors are short and somebody waits for packets who does not send
+// more than the tunnel carries. What is only bulk is carried fastest by a daemon
+// that waits for its turn, and then finds more to do.
+type need struct {
+	urgent      bool
+	since       int64         // when urgent changed
+	hold        time.Duration // for which it stays
+	at          int64         // when decided last
+	ran, waited time.Duration // up to then
+}
+
+// decide is told how long threads have run and waited up to now, and whether there
+// are sparse flows.
+func (n *need) decide(now int64, ran, waited time.Duration, sparse bool) (urgent bool) {
+	elapsed := time.Duration(now - n.at)
+	r, w := ran-n.ran, waited-n.waited // less than 0 if a thread has ended
+	short := n.at != 0 && w*contended >= elapsed && w*contendedRun >= r
+	n.at, n.ran, n.waited = now, ran, waited
+	lasted := time.Duration(now - n.since)
+	switch {
+	case !n.urgent && short && sparse:
+		if n.since != 0 && lasted < n.hold {
+			n.hold = min(2*n.hold, mostHold)
+		} else {
+			n.hold = leastHold
+		}
+		n.urgent, n.since = true, now
+	case n.urgent && short && sparse:
+		n.since = now
+	case n.urgent && lasted >= n.hold && r*idle < elapsed:
+		n.urgent, n.since = false, now
+	}
+	return n.urgent
+}
+
+// urgency decides while packets pass, and tells the workers.
+type urgency struct {
+	device    *Device
+	scheduler Scheduler // nil: never urgent
+
+	now    atomic.Bool // workers are to go before others
+	passed atomic.Bool // packets, since the last decision
+	asleep atomic.Bool // nothing decides, as nothing passes
+
+	mu     sync.Mutex
+	need   need
+	timer  Timer
+	since  time.Time // when it became urgent
+	why    string    // why it never will be, "" if it may
+	closed bool
+}
+
+func (u *urgency) init(d *Device, s Scheduler) {
+	u.device, u.scheduler = d, s
+	u.asleep.Store(s != nil)
+	if s == nil {
+		u.why = "off"
+	}
+}
+
+// packets is told of every batch.
+func (u *urgency) packets() {
+	if !u.passed.Load() {
+		u.passed.Store(true)
+	}
+	if u.asleep.Load() && u.asleep.CompareAndSwap(true, false) {
+		u.start()
+	}
+}
+
+func (u *urgency) start() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	switch {
+	case u.closed:
+	case u.timer == nil:
+		u.timer = u.device.clock.AfterFunc(urgencyEvery, u.decide)
+	default:
+		u.timer.Reset(urgencyEvery)
+	}
+}
+
+// decide is what the timer calls.
+func (u *urgency) decide() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.closed || u.why != "" {
+		return
+	}
+	ran, waited, err := u.scheduler.Usage()
+	if err != nil {
+		u.never(err)
+		return
+	}
+	passed := u.passed.Swap(false)
+	now := u.device.clock.Now()
+	before := u.need.urgent
+	urgent := u.need.decide(now, ran, waited, u.device.sparseOfLate(now))
+	if urgent != before {
+		u.since = u.device.clock.Wall()
+	}
+	switch {
+	case urgent:
+		err = u.scheduler.Assist(len(u.device.transmit) + len(u.device.receive))
+	case before:
+		err = u.scheduler.Desist()
+	}
+	if err != nil {
+		u.never(err)
+		return
+	}
+	u.now.Store(urgent) // after that, so that nobody waits for it while threads must wait
+	if passed || urgent {
+		u.timer.Reset(urgencyEvery)
+		return
+	}
+	u.asleep.Store(true)
+}
+
+// never gives up. The caller holds mu.
+func (u *urgency) never(err error) {
+	u.why = err.Error()
+	u.end()
+	u.device.log.Info("packets wait for a processor like any program's", "reason", err)
+}
+
+// end lets nothing be urgent any more. The caller holds mu.
+func (u *urgency) end() {
+	u.now.Store(false)
+	if u.need.urgent {
+		u.need.urgent = false
+		_ = u.scheduler.Desist() // as far as that is possible
+	}
+}
+
+// refused is told that a worker could not be raised.
+func (u *urgency) refused(err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.why == "" {
+		u.never(err)
+	}
+}
+
+// close ends deciding: what waits from now on waits as it ends.
+func (u *urgency) close() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.closed = true
+	u.end()
+	if u.timer != nil {
+		u.timer.Stop()
+	}
+}
+
+// status tells it in words.
+func (u *urgency) status() string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	switch {
+	case u.why != "":
+		return u.why
+	case u.need.urgent:
+		return fmt.Sprintf("in use since %s: processors are short", u.since.Format(time.TimeOnly))
+	case u.since.IsZero():
+		return "not needed yet"
+	default:
+		return fmt.Sprintf("not needed since %s", u.since.Format(time.TimeOnly))
+	}
+}
+
+// sparseOfLate tells whether a flow that is not bulk has sent something lately.
+func (d *Device) sparseOfLate(now int64) bool {
+	for _, t := range d.transmit {
+		t.watch.mu.Lock()
+		seen := t.watch.flows.sparseSeen
+		t.watch.mu.Unlock()
+		if seen != 0 && now-seen < int64(sparseFor) {
+			return true
+		}
+	}
+	return false
+}
+
+// A priority is how one worker keeps to what is urgent. It is the worker's own.
+type priority struct {
+	urgency *urgency
+	raised  bool
+	rested  int64 // when it last napped
+}
+
+// urgent tells whether the worker is to nap rather than to wait, and sees to it that
+// it is raised if so, and only then.
+func (p *priority) urgent() bool {
+	u := p.urgency
+	if u.now.Load() == p.raised {
+		return p.raised
+	}
+	if p.raised {
+		p.lower()
+		return false
+	}
+	if err := u.scheduler.Raise(); err != nil {
+		u.refused(err)
+		return false
+	}
+	p.raised, p.rested = true, u.device.clock.Now()
+	return true
+}
+
+func (p *priority) lower() {
+	if p.raised {
+		p.raised = false
+		p.urgency.scheduler.Lower()
+	}
+}
+
+// nap sleeps for a moment, or for d if that is less.
+func (p *priority) nap(d time.Duration) {
+	p.urgency.scheduler.Nap(min(d, napFor))
+	p.rested = p.urgency.device.clock.Now()
+}
+
+// breathe naps if the worker has worked for long.
+func (p *priority) breathe(now int64) {
+	if p.raised && now-p.rested > int64(longestRun) {
+		p.nap(napFor)
+	}
+}
