@@ -36,6 +36,11 @@ const (
 	raised    = 2
 )
 
+// longestRun is for how long a thread that goes first may run without ever waiting,
+// before the kernel ends the process (RLIMIT_RTTIME): a thousand times what is usual.
+// Somebody restarts a daemon; nobody can restart a machine that a daemon keeps.
+const longestRun = 3 * time.Second
+
 // System schedules the threads of this process.
 type System struct {
 	ordinary unix.SchedAttr
@@ -49,7 +54,10 @@ type System struct {
 // New makes a scheduler, which takes what is the calling thread's policy now for the
 // ordinary one.
 //
-// The error is [ErrOwnPolicy], or that of sched_getattr(2).
+// It also sets the process a limit: the kernel ends it if a thread that goes first
+// never waits any more for 3 s.
+//
+// The error is [ErrOwnPolicy], or that of a system call.
 func New() (*System, error) {
 	now, err := unix.SchedGetAttr(0, 0)
 	if err != nil {
@@ -58,7 +66,24 @@ func New() (*System, error) {
 	if now.Policy != unix.SCHED_NORMAL {
 		return nil, ErrOwnPolicy
 	}
+	if err := limit(longestRun); err != nil {
+		return nil, err
+	}
 	return &System{ordinary: *now, threads: "/proc/self/task", usual: runtime.GOMAXPROCS(0), raised: make(map[int]bool)}, nil
+}
+
+// limit bounds for how long threads that go first may run without waiting. A limit
+// that is lower stays.
+func limit(d time.Duration) error {
+	var now unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_RTTIME, &now); err != nil {
+		return fmt.Errorf("ask for the limit of realtime: %w", err)
+	}
+	at := min(uint64(d.Microseconds()), now.Max)
+	if err := unix.Setrlimit(unix.RLIMIT_RTTIME, &unix.Rlimit{Cur: at, Max: at}); err != nil {
+		return fmt.Errorf("limit realtime to %v: %w", d, err)
+	}
+	return nil
 }
 
 // ErrOwnPolicy says that the process was started with another scheduling policy than

@@ -1,11 +1,14 @@
 package realtime
 
 import (
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -205,4 +208,29 @@ func FuzzSchedstat(f *testing.F) {
 			t.Errorf("%q: %v, %v", text, ran, waited)
 		}
 	})
+}
+
+// A process whose thread goes first and never waits is ended by the kernel.
+func TestWhoNeverWaitsIsEnded(t *testing.T) {
+	const spinner = "KILOPORT_TEST_SPINS"
+	if os.Getenv(spinner) != "" {
+		s := newSystem(t)
+		if err := limit(50 * time.Millisecond); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Raise(); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(time.Minute); time.Now().Before(end); {
+			continue
+		}
+		return
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run", "^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), spinner+"=1")
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Errorf("it ended with %v: %s", err, out)
+	}
 }
