@@ -68,7 +68,7 @@ func TestDaemonSet(t *testing.T) {
 			t.Errorf("there is no volume %s", m.Name)
 		}
 	}
-	if got := c.SecurityContext.Capabilities.Add; !slices.Equal(got, []core.Capability{"NET_ADMIN", "NET_RAW"}) {
+	if got := c.SecurityContext.Capabilities.Add; !slices.Equal(got, []core.Capability{"NET_ADMIN", "NET_RAW", "SYS_NICE"}) {
 		t.Errorf("capabilities %v", got)
 	}
 	// The program takes the arguments, up to the file that is not there.
