@@ -10,8 +10,9 @@ import (
 )
 
 // TestMarksOfRealGateways fills lines between fq_codel gateways that mark, with ECN
-// flows and with DCTCP through a shallow threshold. Every mark comes out inside,
-// nothing is dropped or sent again, and a sparse flow feels no tunnel.
+// flows and with DCTCP through a shallow threshold. Every mark comes out inside, no
+// segment is lost and sent again, and a sparse flow feels no tunnel. Acknowledgements,
+// which are not ECN-capable, may be dropped where their flow shares a queue by chance.
 func TestMarksOfRealGateways(t *testing.T) {
 	classic := netlab.Path{Qdisc: netlab.Qdisc{ECN: true}}
 	shallow := netlab.Path{Qdisc: netlab.Qdisc{ECN: true, CEThreshold: time.Millisecond}}
@@ -27,9 +28,6 @@ func TestMarksOfRealGateways(t *testing.T) {
 			outside, inside := m["marks_outside_"+way+"_count"], m["marks_inside_"+way+"_count"]
 			if outside != inside || outside < 40 {
 				t.Errorf("%s through %s, %s: %v marks outside, %v inside", r.Scenario, r.Tunnel, way, outside, inside)
-			}
-			if drops := m["gateway_drops_"+way+"_count"]; drops > 0 {
-				t.Errorf("%s through %s, %s: %v packets were dropped", r.Scenario, r.Tunnel, way, drops)
 			}
 		}
 		if n := m["retransmits_count"]; n > 0 {
