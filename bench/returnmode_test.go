@@ -145,17 +145,7 @@ func testWalled(t *testing.T, c walledCase) {
 	}
 	awaitModes(t, tun, c.modeA, c.modeB)
 	const flows = 200
-	seen, err := observeCalls(t.Context(), tun, flowsPlan(tun, flows, 2*time.Second, demoInterval), lastCalls)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for from, lanes := range map[string][]lane{"A": seen.up, "B": seen.down} {
-		if got := spread(lanes); got.Alone < flows*9/10 {
-			t.Errorf("from site %s: %+v, want an outer flow for each", from, got)
-		} else {
-			t.Logf("from site %s: %+v", from, got)
-		}
-	}
+	testCallsAlone(t, tun, flows)
 	for _, w := range walls {
 		n := w.connections(t, tun)
 		t.Logf("%s tracks %d connections", w.node.Name, n)
@@ -164,6 +154,28 @@ func testWalled(t *testing.T, c walledCase) {
 		}
 	}
 	testFlush(t, tun, walls)
+}
+
+// testCallsAlone runs flows until nearly each has an outer flow of its own both ways,
+// three times at most: to a machine that is busy with other tests, lanes seem to fail,
+// and flows leave them for others for a while.
+func testCallsAlone(t *testing.T, tun *tunnels.Tunnel, flows int) {
+	t.Helper()
+	for try := 1; ; try++ {
+		seen, err := observeCalls(t.Context(), tun, flowsPlan(tun, flows, 2*time.Second, demoInterval), lastCalls)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, b := spread(seen.up), spread(seen.down)
+		t.Logf("try %d, from site A: %+v, from site B: %+v", try, a, b)
+		if min(a.Alone, b.Alone) >= flows*9/10 {
+			return
+		}
+		if try == 3 {
+			t.Errorf("not each flow has an outer flow of its own")
+			return
+		}
+	}
 }
 
 // testFlush sends while the walls forget everything: no flow is silent for more than
