@@ -146,6 +146,7 @@ func TestUnitUnderSystemd(t *testing.T) {
 		t.Errorf("there was another handshake: %s, and before: %s", now, handshake)
 	}
 	u.crowd(t)
+	u.peer.run("ping", "-q", "-c", "1", "-W", "10", "10.99.0.1") // what the crowd has sent is over
 	u.site.run("systemctl", "stop", "kiloport@wg0")
 	if links := u.site.run("ip", "link"); strings.Contains(links, "wg0") {
 		t.Errorf("the interface is there: %s", links)
