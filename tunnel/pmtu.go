@@ -167,8 +167,19 @@ func (m *pathMTU) check(now int64) {
 func (m *pathMTU) active(now int64) {
 	m.used = now
 	if m.tickAt == 0 && m.state >= mtuFound {
-		m.tickAt = max(min(m.checkAt, m.raiseAt), now)
+		m.tickAt = max(m.dueAt(), now)
 	}
+}
+
+// raises says whether there are larger sizes to be tried, or all of them again.
+func (m *pathMTU) raises() bool { return m.size < m.most || m.state == mtuNothing }
+
+// dueAt is when the timers ask for something.
+func (m *pathMTU) dueAt() int64 {
+	if m.raises() {
+		return min(m.checkAt, m.raiseAt)
+	}
+	return m.checkAt
 }
 
 func (m *pathMTU) next() int64 { return m.tickAt }
@@ -208,7 +219,7 @@ func (m *pathMTU) step(now int64, id func() uint64) (ev mtuEvents) {
 func (m *pathMTU) whenDue(now int64) {
 	switch {
 	case now-m.used > spreadIdle:
-	case now >= m.raiseAt && m.size < m.most:
+	case now >= m.raiseAt && m.raises():
 		m.low, m.high = m.size, m.most+mtuGrain
 		if m.state == mtuNothing {
 			m.low = 0
@@ -217,7 +228,7 @@ func (m *pathMTU) whenDue(now int64) {
 	case now >= m.checkAt:
 		m.check(now)
 	default:
-		m.tickAt = min(m.checkAt, m.raiseAt)
+		m.tickAt = m.dueAt()
 	}
 }
 
@@ -356,7 +367,7 @@ func (m *pathMTU) settle(now int64, state mtuState, raise int64) {
 	m.state, m.trials, m.confirm = state, m.trials[:0], false
 	m.raiseAt, m.checkAt, m.tickAt = raise, now+mtuConfirm, 0
 	if now-m.used <= spreadIdle || state == mtuNothing {
-		m.tickAt = min(m.raiseAt, m.checkAt)
+		m.tickAt = m.dueAt()
 	}
 }
 

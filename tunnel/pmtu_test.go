@@ -20,6 +20,7 @@ type mtuRig struct {
 	probes  int
 	nextID  uint64
 	used    bool
+	spins   int // steps that wanted another one at once
 }
 
 func newMTURig(carries int) *mtuRig {
@@ -38,6 +39,9 @@ func (r *mtuRig) run(d time.Duration) {
 		}
 		if at := r.m.next(); at != 0 && at <= r.now {
 			r.note(r.m.step(r.now, func() uint64 { r.nextID++; return r.nextID }))
+			if at := r.m.next(); at != 0 && at <= r.now {
+				r.spins++
+			}
 		}
 	}
 }
@@ -203,5 +207,30 @@ func TestPathMTUIgnoresForeignEchoes(t *testing.T) {
 	}
 	if ev := r.m.echoed(r.now, 0); ev.changed || r.m.low != 0 {
 		t.Error("an echo of no probe was believed")
+	}
+}
+
+// TestPathMTUSleepsBetweenProbes: whatever was found, a step does not ask for the next
+// one at once, for an hour of data and after it.
+func TestPathMTUSleepsBetweenProbes(t *testing.T) {
+	for name, r := range map[string]*mtuRig{
+		"as wide as the link": newMTURig(1500), "narrower": newMTURig(1400), "nothing comes": newMTURig(100), "lossy": newMTURig(1500),
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name == "lossy" {
+				random := rand.New(rand.NewPCG(1, 2))
+				r.loss = func() bool { return random.IntN(3) == 0 }
+			}
+			r.m.begin(r.now, leastMTU4, 1500)
+			r.run(time.Hour)
+			r.used = false
+			r.run(20 * time.Minute)
+			if r.spins > 0 {
+				t.Errorf("%d steps at once after another", r.spins)
+			}
+			if r.probes > 2000 {
+				t.Errorf("%d probes", r.probes)
+			}
+		})
 	}
 }
