@@ -46,7 +46,7 @@ detach NAME ends it.`,
   kiloport attach wg0 --port-range 20480-32767 --dscp inherit
   kiloport attach status --json
   PostUp = kiloport attach %i         # in wg-quick's file
-  PreDown = kiloport detach %i`,
+  PreDown = kiloport detach %i || true`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 || len(args) == 2 && args[0] == "status" {
 				return nil

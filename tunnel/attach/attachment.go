@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +30,7 @@ const (
 	hookEvery    = 10 * time.Second       // beside the kernel's own word that links change
 	leaveFor     = 3 * time.Second        // a peer may take to hear that this end leaves
 	drainFor     = 2 * time.Second        // what the peer has sent before may take
+	spreadFor    = 5 * time.Second        // filters may after the last turn
 )
 
 // DefaultPorts is how many source ports there are. Ports are chosen by a hash, not
@@ -110,7 +112,7 @@ func (a *Attachment) open() (err error) {
 	if err := a.choosePorts(uint16(d.ListenPort)); err != nil {
 		return err
 	}
-	if err := removeFilters(name); err != nil {
+	if _, err := removeFilters(name); err != nil {
 		return err
 	}
 	if err := a.load(d); err != nil {
@@ -161,6 +163,9 @@ func (a *Attachment) load(d *wgtypes.Device) (err error) {
 		if err := a.addInner(a.kernel.inner.Note, outgoing); err != nil {
 			return err
 		}
+	}
+	if err := a.keepSpreading(); err != nil {
+		return err
 	}
 	a.hooks = hooks{kernel: a.kernel, device: index, name: a.config.Device, on: make(map[int]*hooked)}
 	return a.hooks.sync()
@@ -269,6 +274,7 @@ func (a *Attachment) loop(ctx context.Context) error {
 
 // turn is what time brings: HELLO to say, and counters to look at.
 func (a *Attachment) turn(now time.Time) {
+	a.complain(a.keepSpreading())
 	for _, p := range a.peers.all {
 		a.complain(p.count(now))
 		say := p.Step(now)
@@ -278,6 +284,18 @@ func (a *Attachment) turn(now time.Time) {
 		}
 	}
 	a.publish(now)
+}
+
+// keepSpreading lets programs that outlive this process go on for a while.
+func (a *Attachment) keepSpreading() error {
+	if !slices.ContainsFunc(a.inner, outlives) {
+		return nil
+	}
+	up, err := thisHost.uptime()
+	if err != nil {
+		return err
+	}
+	return a.kernel.spreadUntil(up + spreadFor)
 }
 
 // update asks WireGuard for its peers.
@@ -339,7 +357,11 @@ func (a *Attachment) listenTo(now time.Time, packet []byte) {
 		a.complain(a.update(now))
 	}
 	p.inner = from
+	before := p.Theirs.Sends
 	answer := p.Listen(now, h)
+	if p.Theirs.Sends != before {
+		a.peers.share()
+	}
 	a.complain(a.peers.apply(now, p))
 	if answer && now.Sub(p.answered) >= answerEvery {
 		p.answered = now

@@ -63,7 +63,7 @@ func throughLink(t *testing.T, offloads tun.Offloads, to netip.AddrPort) {
 	r.do(err)
 	defer socket.Close()
 	for _, mode := range []accord.Mode{accord.Probe, accord.Spread} {
-		r.do(r.kernel.setSource(to, slot, theirRange, false))
+		r.source(to, theirRange, false)
 		r.do(r.kernel.setEndpoint(to, spreading{slot: slot, mode: mode, ports: ourRange.Count}))
 		_, err := socket.WriteToUDPAddrPort(message(4, helloLength), to)
 		r.do(err)

@@ -17,14 +17,15 @@
 // The maps are written by this process alone and read by the programs. All else is
 // one goroutine, that of Run, which owns the agreements; [Attachment.Status] reads
 // what it has last published. The programs end with the process: by tcx, whose links
-// are descriptors; before Linux 6.6, [Detach] removes the filters of one that was
-// killed.
+// are descriptors. Before Linux 6.6, the filters of one that was killed spread for 5 s
+// more, and go on putting back until [Detach] removes them, or [New].
 //
 // Limits: the device must be in the network namespace in which it was made. One
-// range of ports for the device. Of several peers at one address only the first has
-// its flows spread. Interfaces of types that are neither Ethernet nor carry IP
-// without a header (PPP, tunnels, raw IP) are left alone. The kernel has one replay
-// window of 8128 messages for all ports: see README.
+// range of ports for the device. Of peers at one address that are more than four, or
+// have the same ports, only the first have their flows spread. Interfaces of types
+// that are neither Ethernet nor carry IP without a header (PPP, tunnels, raw IP) are
+// left alone. The kernel has one replay window of 8128 messages for all ports: see
+// README.
 package attach
 
 // What precedes a message.

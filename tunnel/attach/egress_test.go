@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net/netip"
 	"testing"
+	"time"
 
 	"kiloport/tunnel/attach/accord"
 )
@@ -194,6 +195,28 @@ func TestEgressSetsDSCP(t *testing.T) {
 			if v := r.egress(handshake); !bytes.Equal(v.packet, handshake) {
 				t.Errorf("%s: a handshake was changed", f.name)
 			}
+		}
+	}
+}
+
+// TestEgressEndsWithItsProcess: a filter that nobody tells to go on leaves all as it
+// is.
+func TestEgressEndsWithItsProcess(t *testing.T) {
+	for _, f := range families {
+		r := newRig(t)
+		up, err := thisHost.uptime()
+		r.do(err)
+		r.probed(f.us, f.them, spreading{mode: accord.Spread, ports: ourRange.Count})
+		data := datagram{from: f.us, to: f.them, payload: message(4, 1000)}.bytes()
+		for i, left := range []time.Duration{time.Minute, -time.Second} {
+			r.do(r.kernel.spreadUntil(up + left))
+			if spread := !bytes.Equal(r.egress(data).packet, data); spread != (i == 0) {
+				t.Errorf("%s, %v from now: spread %v", f.name, left, spread)
+			}
+		}
+		r.do(r.kernel.configure(deviceSettings{port: ourPort, sends: ourRange}))
+		if v := r.egress(data); !bytes.Equal(v.packet, data) {
+			t.Errorf("%s: settings that change let it go on", f.name)
 		}
 	}
 }

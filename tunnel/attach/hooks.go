@@ -27,7 +27,8 @@ var (
 )
 
 // attachTo puts a program on an interface: by tcx, which ends with this process
-// whatever becomes of it, or before Linux 6.6 as a filter of clsact.
+// whatever becomes of it, or before Linux 6.6 as a filter of clsact, which stays if
+// the process is killed.
 func attachTo(ifindex int, p *ebpf.Program, d direction, name string) (hook, error) {
 	l, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: p, Attach: d.tcx})
 	if err == nil {
@@ -37,6 +38,12 @@ func attachTo(ifindex int, p *ebpf.Program, d direction, name string) (hook, err
 		return nil, err
 	}
 	return attachFilter(ifindex, p, d, name)
+}
+
+// outlives tells whether a hook stays when its process is killed.
+func outlives(h hook) bool {
+	_, ok := h.(filter)
+	return ok
 }
 
 // A filter is a program below clsact.
@@ -90,23 +97,24 @@ func filtersOf(ifindex int, d direction, name string) (found []*netlink.BpfFilte
 func (f filter) Close() error { return netlink.FilterDel(f.BpfFilter) }
 
 // removeFilters removes what an attachment left behind that was killed where
-// there is no tcx.
-func removeFilters(device string) error {
+// there is no tcx, and tells how many filters that were.
+func removeFilters(device string) (removed int, err error) {
 	links, err := netlink.LinkList()
 	if err != nil {
-		return fmt.Errorf("list the interfaces: %w", err)
+		return 0, fmt.Errorf("list the interfaces: %w", err)
 	}
 	for _, l := range links {
 		for _, d := range []direction{incoming, outgoing} {
 			filters, _ := filtersOf(l.Attrs().Index, d, filterPrefix+device) // most have none
 			for _, f := range filters {
 				if err := netlink.FilterDel(f); err != nil {
-					return fmt.Errorf("remove a filter from %s: %w", l.Attrs().Name, err)
+					return removed, fmt.Errorf("remove a filter from %s: %w", l.Attrs().Name, err)
 				}
+				removed++
 			}
 		}
 	}
-	return nil
+	return removed, nil
 }
 
 // linkHeaders are the lengths of link headers, by type of interface.

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"net/netip"
 	"testing"
+
+	"kiloport/tunnel/attach/accord"
 )
 
 func TestIngressRestores(t *testing.T) {
 	for _, f := range families {
 		r := newRig(t)
-		r.do(r.kernel.setSource(f.them, slot, theirRange, false))
+		r.source(f.them, theirRange, false)
 		for _, tos := range []uint8{0, 2, 3} {
 			for _, noSum := range []bool{false, true} {
 				if noSum && f.us.Addr().Is6() {
@@ -32,7 +34,7 @@ func TestIngressRestores(t *testing.T) {
 func TestIngressLeavesAlone(t *testing.T) {
 	for _, f := range families {
 		r := newRig(t)
-		r.do(r.kernel.setSource(f.them, slot, theirRange, false))
+		r.source(f.them, theirRange, false)
 		port := func(a netip.AddrPort, p uint16) netip.AddrPort { return netip.AddrPortFrom(a.Addr(), p) }
 		spread := port(f.them, theirRange.Low)
 		data := message(4, 1000)
@@ -48,6 +50,7 @@ func TestIngressLeavesAlone(t *testing.T) {
 			"stranger to our range": {from: port(f.elsewhere, 1), to: port(f.us, ourRange.Low), payload: data},
 			"DNS answer":            {from: port(f.them, 53), to: port(f.us, ourRange.Low+5), payload: data},
 			"VLAN tag in the data":  {from: spread, to: f.us, payload: data, vlan: true},
+			"frame to another":      {from: spread, to: f.us, payload: data, otherHost: true},
 			"too short":             {from: spread, to: f.us, payload: []byte{4}},
 			"TCP":                   {from: spread, to: f.us, payload: data, protocol: 6},
 		}
@@ -67,12 +70,40 @@ func TestIngressLeavesAlone(t *testing.T) {
 	}
 }
 
+// TestIngressTellsPeersApart: several peers at one address, by their ports, and of
+// what is nobody's the first is told.
+func TestIngressTellsPeersApart(t *testing.T) {
+	for _, f := range families {
+		r := newRig(t)
+		var peers []restoring
+		for i := range uint16(peersAtAddress) {
+			peers = append(peers, restoring{slot: uint32(i), port: 1000 + i, sends: accord.Range{Low: 30000 + 100*i, Count: 100}})
+		}
+		r.do(r.kernel.setSource(f.them.Addr(), peers))
+		for i, p := range peers {
+			for _, from := range []uint16{p.port, p.sends.Low, p.sends.High()} {
+				in := datagram{from: netip.AddrPortFrom(f.them.Addr(), from), to: f.us, payload: message(4, 200)}.bytes()
+				if got := parse(t, r.ingress(in).packet).from.Port(); got != p.port {
+					t.Errorf("%s: what peer %d sends from port %d is from %d, want %d", f.name, i, from, got, p.port)
+				}
+			}
+			if c := r.counts(p.slot); c.Restored < 2 || c.Received[0] < 3 || c.Received[0] > c.Restored+c.Restored/2 || c.Strange != 0 {
+				t.Errorf("%s: of peer %d counted %+v", f.name, i, c)
+			}
+		}
+		in := datagram{from: netip.AddrPortFrom(f.them.Addr(), 29999), to: f.us, payload: message(4, 200)}.bytes()
+		if v := r.ingress(in); !bytes.Equal(v.packet, in) || r.counts(0).Strange == 0 {
+			t.Errorf("%s: from a port of nobody's: changed %v, counted %+v", f.name, !bytes.Equal(v.packet, in), r.counts(0))
+		}
+	}
+}
+
 // TestIngressReturns: what a peer sends to a port of ours, because it was not told
 // in time, still gets to WireGuard.
 func TestIngressReturns(t *testing.T) {
 	for _, f := range families {
 		r := newRig(t)
-		r.do(r.kernel.setSource(f.them, slot, theirRange, false))
+		r.source(f.them, theirRange, false)
 		ours := netip.AddrPortFrom(f.us.Addr(), ourRange.Low+9)
 		for _, from := range []uint16{f.them.Port(), theirRange.Low + 3} {
 			in := datagram{from: netip.AddrPortFrom(f.them.Addr(), from), to: ours, payload: message(4, 1000)}.bytes()
@@ -93,7 +124,7 @@ func TestIngressDropsMarksOfWhatBearsNone(t *testing.T) {
 	for _, f := range families {
 		r := newRig(t)
 		for _, origin := range []bool{true, false} {
-			r.do(r.kernel.setSource(f.them, slot, theirRange, origin))
+			r.source(f.them, theirRange, origin)
 			for lane := range uint16(2) {
 				for tos := range uint8(4) {
 					from := netip.AddrPortFrom(f.them.Addr(), theirRange.Low+lane)

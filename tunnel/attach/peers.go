@@ -38,6 +38,7 @@ type applied struct {
 	spread   spreading
 	restores accord.Range
 	origin   bool
+	unknown  bool // what comes from there is another's
 }
 
 // count reads what the programs have counted.
@@ -78,17 +79,17 @@ func (p *peer) hello(now time.Time, ask bool) accord.Hello {
 type peerTable struct {
 	kernel    *kernelPart
 	local     *accord.Local
-	own       []netip.Prefix // addresses of the device
-	all       []*peer        // in WireGuard's order
-	free      []uint32       // slots
-	byAddress map[netip.Addr]*peer
-	malformed uint64             // HELLO that cannot be read
-	gone      tunnel.TotalStatus // of peers that were removed
+	own       []netip.Prefix             // addresses of the device
+	all       []*peer                    // in WireGuard's order
+	free      []uint32                   // slots
+	sources   map[netip.Addr][]restoring // what the kernel part knows of addresses
+	malformed uint64                     // HELLO that cannot be read
+	gone      tunnel.TotalStatus         // of peers that were removed
 	goneECN   uint64
 }
 
 func newPeerTable(k *kernelPart, l *accord.Local) peerTable {
-	t := peerTable{kernel: k, local: l, byAddress: make(map[netip.Addr]*peer)}
+	t := peerTable{kernel: k, local: l, sources: make(map[netip.Addr][]restoring)}
 	for slot := uint32(maxSlots); slot > 0; slot-- {
 		t.free = append(t.free, slot-1)
 	}
@@ -150,32 +151,39 @@ func (t *peerTable) remove(p *peer) error {
 // forget takes a peer's endpoint out of the kernel part.
 func (t *peerTable) forget(p *peer) (err error) {
 	if at := p.applied.endpoint; at.IsValid() {
-		err = t.kernel.forgetEndpoint(at)
-		if t.byAddress[at.Addr()] == p {
-			delete(t.byAddress, at.Addr())
-			err = errors.Join(err, t.kernel.forgetSource(at.Addr()))
-		}
+		p.applied = applied{}
+		err = errors.Join(t.kernel.forgetEndpoint(at), t.applySource(at.Addr()))
 	}
-	p.applied = applied{}
 	return err
 }
 
-// share finds peers that are at the address of another: what comes from there can
-// only be one's.
+// share finds peers that are at the address of another and cannot be told from it by
+// their ports. Who is put back already keeps that.
 func (t *peerTable) share() {
-	first := make(map[netip.Addr]*peer, len(t.all))
-	for _, p := range t.all {
-		p.Shared = ""
-		at := endpointOf(&p.wg)
-		if !at.IsValid() {
-			continue
+	at := make(map[netip.Addr][]*peer, len(t.all))
+	for _, restored := range []bool{true, false} {
+		for _, p := range t.all {
+			if addr := endpointOf(&p.wg).Addr(); addr.IsValid() && (p.applied.restores.Count != 0) == restored {
+				p.Shared = p.clash(at[addr])
+				if p.Shared == "" {
+					at[addr] = append(at[addr], p)
+				}
+			}
 		}
-		if other := first[at.Addr()]; other != nil {
-			p.Shared = other.key.String()
-			continue
-		}
-		first[at.Addr()] = p
 	}
+}
+
+// clash gives the one of some peers at the same address that a peer cannot be told
+// from, "" if there is none.
+func (p *peer) clash(others []*peer) string {
+	port := endpointOf(&p.wg).Port()
+	for i, o := range others {
+		if i+1 == peersAtAddress || overlap(o.Theirs.Sends, p.Theirs.Sends) ||
+			o.Theirs.Sends.Contains(port) || p.Theirs.Sends.Contains(endpointOf(&o.wg).Port()) {
+			return o.key.String()
+		}
+	}
+	return ""
 }
 
 // apply tells the kernel part what has changed of a peer.
@@ -183,6 +191,9 @@ func (t *peerTable) apply(now time.Time, p *peer) error {
 	want := applied{
 		endpoint: p.Endpoint, restores: p.Restores(now), origin: p.Origin(),
 		spread: spreading{slot: p.slot, mode: p.Mode, ports: p.Ports(), origin: p.Origin()},
+	}
+	if p.Shared != "" {
+		want.unknown = true
 	}
 	old := p.applied
 	if want == old {
@@ -196,17 +207,33 @@ func (t *peerTable) apply(now time.Time, p *peer) error {
 	if !want.endpoint.IsValid() {
 		return nil
 	}
-	// What comes from there is counted even if nothing is put back.
-	if at := want.endpoint.Addr(); p.Shared == "" {
-		if err := t.kernel.setSource(want.endpoint, p.slot, want.restores, want.origin); err != nil {
-			return err
-		}
-		t.byAddress[at] = p
+	p.applied = want
+	err := errors.Join(t.applySource(want.endpoint.Addr()), t.kernel.setEndpoint(want.endpoint, want.spread))
+	if err != nil {
+		p.applied = old // to be tried again
 	}
-	if err := t.kernel.setEndpoint(want.endpoint, want.spread); err != nil {
+	return err
+}
+
+// applySource tells the kernel part which peers are at an address. What comes from
+// there is counted even if nothing is put back.
+func (t *peerTable) applySource(at netip.Addr) error {
+	var here []restoring
+	for _, p := range t.all {
+		if a := &p.applied; a.endpoint.IsValid() && a.endpoint.Addr() == at && !a.unknown && len(here) < peersAtAddress {
+			here = append(here, restoring{p.slot, a.endpoint.Port(), a.restores, a.origin})
+		}
+	}
+	if slices.Equal(here, t.sources[at]) {
+		return nil
+	}
+	if err := t.kernel.setSource(at, here); err != nil {
 		return err
 	}
-	p.applied = want
+	t.sources[at] = here
+	if len(here) == 0 {
+		delete(t.sources, at)
+	}
 	return nil
 }
 

@@ -40,14 +40,17 @@ type programEndpoint struct {
 	Zero    [6]uint8
 }
 
-type programRestore struct {
-	_      structs.HostLayout
-	Slot   uint32
-	Port   uint16
-	Low    uint16
-	Count  uint16
-	Origin uint8
-	Zero   uint8
+type programRestores struct {
+	_  structs.HostLayout
+	Of [4]struct {
+		_      structs.HostLayout
+		Slot   uint32
+		Port   uint16
+		Low    uint16
+		Count  uint16
+		Origin uint8
+		Zero   uint8
+	}
 }
 
 type programSettings struct {
@@ -59,7 +62,8 @@ type programSettings struct {
 	Answer uint16
 	DscpOn uint8
 	Dscp   [64]uint8
-	_      [1]byte
+	Zero   [5]uint8
+	Until  uint64
 }
 
 type programSpread struct {
@@ -75,16 +79,17 @@ type programSpread struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	programMapCounters   = "counters"
-	programMapDevice     = "device"
-	programMapEndpoints  = "endpoints"
-	programMapHellos     = "hellos"
-	programMapSources    = "sources"
-	programProgEgress    = "egress"
-	programProgHello     = "hello"
-	programProgIngress   = "ingress"
-	programProgNote      = "note"
-	programVarLinkHeader = "link_header"
+	programMapCounters     = "counters"
+	programMapDevice       = "device"
+	programMapEndpoints    = "endpoints"
+	programMapHellos       = "hellos"
+	programMapSources      = "sources"
+	programProgEgress      = "egress"
+	programProgEgressBare  = "egress_bare"
+	programProgHello       = "hello"
+	programProgIngress     = "ingress"
+	programProgIngressBare = "ingress_bare"
+	programProgNote        = "note"
 )
 
 // loadProgram returns the embedded CollectionSpec for program.
@@ -129,10 +134,12 @@ type programSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type programProgramSpecs struct {
-	Egress  *ebpf.ProgramSpec `ebpf:"egress"`
-	Hello   *ebpf.ProgramSpec `ebpf:"hello"`
-	Ingress *ebpf.ProgramSpec `ebpf:"ingress"`
-	Note    *ebpf.ProgramSpec `ebpf:"note"`
+	Egress      *ebpf.ProgramSpec `ebpf:"egress"`
+	EgressBare  *ebpf.ProgramSpec `ebpf:"egress_bare"`
+	Hello       *ebpf.ProgramSpec `ebpf:"hello"`
+	Ingress     *ebpf.ProgramSpec `ebpf:"ingress"`
+	IngressBare *ebpf.ProgramSpec `ebpf:"ingress_bare"`
+	Note        *ebpf.ProgramSpec `ebpf:"note"`
 }
 
 // programMapSpecs contains maps before they are loaded into the kernel.
@@ -150,7 +157,6 @@ type programMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type programVariableSpecs struct {
-	LinkHeader *ebpf.VariableSpec `ebpf:"link_header"`
 }
 
 // programObjects contains all objects after they have been loaded into the kernel.
@@ -194,24 +200,27 @@ func (m *programMaps) Close() error {
 //
 // It can be passed to loadProgramObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programVariables struct {
-	LinkHeader *ebpf.Variable `ebpf:"link_header"`
 }
 
 // programPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadProgramObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programPrograms struct {
-	Egress  *ebpf.Program `ebpf:"egress"`
-	Hello   *ebpf.Program `ebpf:"hello"`
-	Ingress *ebpf.Program `ebpf:"ingress"`
-	Note    *ebpf.Program `ebpf:"note"`
+	Egress      *ebpf.Program `ebpf:"egress"`
+	EgressBare  *ebpf.Program `ebpf:"egress_bare"`
+	Hello       *ebpf.Program `ebpf:"hello"`
+	Ingress     *ebpf.Program `ebpf:"ingress"`
+	IngressBare *ebpf.Program `ebpf:"ingress_bare"`
+	Note        *ebpf.Program `ebpf:"note"`
 }
 
 func (p *programPrograms) Close() error {
 	return _ProgramClose(
 		p.Egress,
+		p.EgressBare,
 		p.Hello,
 		p.Ingress,
+		p.IngressBare,
 		p.Note,
 	)
 }

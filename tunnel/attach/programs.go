@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
@@ -16,23 +17,21 @@ import (
 const maxSlots = 4096
 
 // A kernelPart is the eBPF programs and their maps in the kernel. The maps are
-// shared by the programs for interfaces with and without a link header, of which
-// the latter are loaded when first needed.
+// shared by the programs for interfaces with and without a link header, which are
+// loaded when first needed.
 type kernelPart struct {
 	maps  programMaps
 	inner struct {
 		Hello *ebpf.Program `ebpf:"hello"`
 		Note  *ebpf.Program `ebpf:"note"`
 	}
-	outer map[uint32]*outerPrograms // by length of the link header
-	empty []programCounts           // of a slot, one for each processor
+	outer    map[uint32]*outerPrograms // by length of the link header
+	empty    []programCounts           // of a slot, one for each processor
+	settings programSettings
 }
 
 // outerPrograms are those for interfaces below WireGuard.
-type outerPrograms struct {
-	Egress  *ebpf.Program `ebpf:"egress"`
-	Ingress *ebpf.Program `ebpf:"ingress"`
-}
+type outerPrograms struct{ Egress, Ingress *ebpf.Program }
 
 func (o *outerPrograms) close() {
 	o.Egress.Close()
@@ -84,11 +83,26 @@ func (k *kernelPart) programsFor(linkHeader uint32) (*outerPrograms, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := spec.Variables[programVarLinkHeader].Set(linkHeader); err != nil {
-		return nil, fmt.Errorf("set the length of the link header: %w", err)
-	}
 	o := new(outerPrograms)
-	if err := spec.LoadAndAssign(o, k.sharing()); err != nil {
+	switch linkHeader {
+	case ethernetHeader:
+		var p struct {
+			Egress  *ebpf.Program `ebpf:"egress"`
+			Ingress *ebpf.Program `ebpf:"ingress"`
+		}
+		err = spec.LoadAndAssign(&p, k.sharing())
+		o.Egress, o.Ingress = p.Egress, p.Ingress
+	case 0:
+		var p struct {
+			Egress  *ebpf.Program `ebpf:"egress_bare"`
+			Ingress *ebpf.Program `ebpf:"ingress_bare"`
+		}
+		err = spec.LoadAndAssign(&p, k.sharing())
+		o.Egress, o.Ingress = p.Egress, p.Ingress
+	default:
+		err = fmt.Errorf("there are no programs for link headers of %d bytes", linkHeader)
+	}
+	if err != nil {
 		return nil, loadError(err)
 	}
 	k.outer[linkHeader] = o
@@ -140,10 +154,23 @@ func (k *kernelPart) configure(d deviceSettings) error {
 	if d.dscp != nil {
 		s.DscpOn, s.Dscp = 1, *d.dscp
 	}
-	if err := k.maps.Device.Put(uint32(0), &s); err != nil {
+	s.Until = k.settings.Until
+	k.settings = s
+	return k.putSettings()
+}
+
+func (k *kernelPart) putSettings() error {
+	if err := k.maps.Device.Put(uint32(0), &k.settings); err != nil {
 		return fmt.Errorf("configure the eBPF programs: %w", err)
 	}
 	return nil
+}
+
+// spreadUntil lets the programs spread until the host has been up so long, and no
+// longer unless it is called again.
+func (k *kernelPart) spreadUntil(uptime time.Duration) error {
+	k.settings.Until = uint64(uptime)
+	return k.putSettings()
 }
 
 // spreading is how data to an endpoint is treated.
@@ -177,18 +204,33 @@ func (k *kernelPart) forgetEndpoint(to netip.AddrPort) error {
 	return gone(k.maps.Endpoints.Delete(endpointKey(to)))
 }
 
-func (k *kernelPart) setSource(from netip.AddrPort, slot uint32, sends accord.Range, origin bool) error {
-	key := mapAddress(from.Addr())
-	value := programRestore{Slot: slot, Port: bigEndian(from.Port()), Low: sends.Low, Count: sends.Count, Origin: flag(origin)}
-	if err := k.maps.Sources.Put(&key, &value); err != nil {
-		return fmt.Errorf("say which ports of %v to put back: %w", from.Addr(), err)
-	}
-	return nil
+// restoring is what comes from a peer, and how it is treated.
+type restoring struct {
+	slot   uint32
+	port   uint16       // the peer's
+	sends  accord.Range // for which the peer's is put back
+	origin bool         // see accord.Origin
 }
 
-func (k *kernelPart) forgetSource(from netip.Addr) error {
+// peersAtAddress is how many peers the programs can tell apart by their ports.
+const peersAtAddress = len(programRestores{}.Of)
+
+// setSource says what comes from an address, of at most peersAtAddress peers. If it
+// is none, what comes is left alone.
+func (k *kernelPart) setSource(from netip.Addr, peers []restoring) error {
 	key := mapAddress(from)
-	return gone(k.maps.Sources.Delete(&key))
+	if len(peers) == 0 {
+		return gone(k.maps.Sources.Delete(&key))
+	}
+	var value programRestores
+	for i, p := range peers {
+		o := &value.Of[i]
+		o.Slot, o.Port, o.Low, o.Count, o.Origin = p.slot, bigEndian(p.port), p.sends.Low, p.sends.Count, flag(p.origin)
+	}
+	if err := k.maps.Sources.Put(&key, &value); err != nil {
+		return fmt.Errorf("say which ports of %v to put back: %w", from, err)
+	}
+	return nil
 }
 
 // gone makes a success of deleting what was not there.

@@ -96,6 +96,12 @@ func (r *rig) counts(slot uint32) programCounts {
 	return c
 }
 
+// source says that one peer is at an address.
+func (r *rig) source(from netip.AddrPort, sends accord.Range, origin bool) {
+	r.Helper()
+	r.do(r.kernel.setSource(from.Addr(), []restoring{{slot, from.Port(), sends, origin}}))
+}
+
 // datagram is an Ethernet frame with a UDP datagram of which the tests change what
 // they are about.
 type datagram struct {
@@ -107,6 +113,8 @@ type datagram struct {
 	vlan     bool
 	protocol uint8
 	options  bool
+	// the frame is to another address than the interface's
+	otherHost bool
 }
 
 // message is a WireGuard message of a type and size.
@@ -136,6 +144,9 @@ func (d datagram) bytes() []byte {
 		be.PutUint16(udp[6:], ^s)
 	}
 	frame := make([]byte, 12, 1600)
+	if d.otherHost {
+		frame[0] = 2
+	}
 	etherType := uint16(0x86dd)
 	if d.from.Addr().Is4() {
 		etherType = 0x0800

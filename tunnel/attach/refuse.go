@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.zx2c4.com/wireguard/wgctrl"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
@@ -209,4 +210,18 @@ func localPort(line string) (uint16, bool) {
 	_, hex, ok := strings.Cut(fields[1], ":")
 	port, err := strconv.ParseUint(hex, 16, 16)
 	return uint16(port), ok && err == nil
+}
+
+// uptime is how long the host has been up, as CLOCK_BOOTTIME has it.
+func (h host) uptime() (time.Duration, error) {
+	text, err := os.ReadFile(filepath.Join(h.proc, "uptime"))
+	if err != nil {
+		return 0, fmt.Errorf("ask how long the host has been up: %w", err)
+	}
+	seconds, _, _ := strings.Cut(string(text), " ")
+	up, err := time.ParseDuration(seconds + "s")
+	if err != nil {
+		return 0, fmt.Errorf("ask how long the host has been up: %w", err)
+	}
+	return up, nil
 }

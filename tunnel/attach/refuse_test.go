@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.zx2c4.com/wireguard/wgctrl"
 
@@ -113,6 +114,18 @@ func TestRefusesWhatIsNotWireGuard(t *testing.T) {
 	for _, name := range []string{"lo", "nosuch0"} {
 		if _, err := checkDevice(client, name); err == nil || !strings.Contains(err.Error(), "there is no WireGuard interface "+name) {
 			t.Errorf("%s: error %v", name, err)
+		}
+	}
+}
+
+func TestUptime(t *testing.T) {
+	h := host{proc: t.TempDir()}
+	for text, want := range map[string]time.Duration{"8.25 3.00\n": 8250 * time.Millisecond, "350735.47 234388.90\n": 350735470 * time.Millisecond, "": 0, "x": 0} {
+		if err := os.WriteFile(filepath.Join(h.proc, "uptime"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := h.uptime(); got != want || (err == nil) != (want != 0) {
+			t.Errorf("%q: %v, error %v, want %v", text, got, err, want)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/net/ipv4"
@@ -82,15 +83,25 @@ func ownAddresses(device netlink.Link) ([]netip.Prefix, error) {
 	return own, nil
 }
 
-// from is our address of the family of to, invalid if the device has none.
+// from is our address towards to: the only one of its family, or that in whose network
+// it is. It is invalid where the kernel has to choose, which knows what routes say.
 func from(own []netip.Prefix, to netip.Addr) netip.Addr {
-	best := netip.Addr{}
+	var only netip.Addr
+	several := false
 	for _, p := range own {
-		if p.Addr().Is4() == to.Is4() && (!best.IsValid() || p.Contains(to)) {
-			best = p.Addr()
+		if p.Addr().Is4() != to.Is4() {
+			continue
 		}
+		if p.Contains(to) {
+			return p.Addr()
+		}
+		several = several || only.IsValid()
+		only = p.Addr()
 	}
-	return best
+	if several {
+		return netip.Addr{}
+	}
+	return only
 }
 
 // Where allowed IPs tell too little, HELLO goes to addresses that nobody has:
@@ -129,7 +140,7 @@ const maxTargets = 4
 // usable tells whether the device has an address of the family of p. Where it has
 // none at all, the kernel may know one.
 func usable(p netip.Prefix, own []netip.Prefix) bool {
-	return len(own) == 0 || from(own, p.Addr()).IsValid()
+	return len(own) == 0 || slices.ContainsFunc(own, func(o netip.Prefix) bool { return o.Addr().Is4() == p.Addr().Is4() })
 }
 
 // first is the lowest address of a prefix, which is no host's, or what stands for

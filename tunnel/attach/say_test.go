@@ -42,7 +42,7 @@ func TestTargets(t *testing.T) {
 
 func TestFrom(t *testing.T) {
 	own := prefixes("10.0.0.1/24 10.1.0.1/16 fd00::1/64")
-	for to, want := range map[string]string{"10.0.0.9": "10.0.0.1", "10.1.2.3": "10.1.0.1", "10.9.0.0": "10.0.0.1", "fd09::": "fd00::1"} {
+	for to, want := range map[string]string{"10.0.0.9": "10.0.0.1", "10.1.2.3": "10.1.0.1", "10.9.0.0": "invalid IP", "fd09::": "fd00::1"} {
 		if got := from(own, netip.MustParseAddr(to)); got.String() != want {
 			t.Errorf("from %v to %s, want %s", got, to, want)
 		}

@@ -91,11 +91,16 @@ func Show(device string) (*tunnel.Status, error) {
 }
 
 // Detach ends what is attached to a device and returns when it is gone. What a
-// killed process left behind on an old kernel is removed too.
+// killed process left behind on an old kernel is removed. The error is
+// [ErrNotAttached] if there is neither.
 func Detach(device string) error {
 	_, err := ask(device, askDetach, leaveFor+drainFor+askTimeout)
-	if errors.Is(err, ErrNotAttached) {
-		return errors.Join(err, removeFilters(device))
+	if !errors.Is(err, ErrNotAttached) {
+		return err
+	}
+	removed, failed := removeFilters(device)
+	if removed > 0 || failed != nil {
+		return failed
 	}
 	return err
 }

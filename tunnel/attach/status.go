@@ -87,6 +87,9 @@ func (p *peer) status(now time.Time) tunnel.PeerStatus {
 	}
 	if p.Mode == accord.Spread {
 		s.Lanes.Agreed = int(p.Ports())
+		if p.Theirs.Limit != 0 {
+			s.Reason = fmt.Sprintf("the peer asks for %d ports at most, because its WireGuard drops what is overtaken by too many", p.Theirs.Limit)
+		}
 	}
 	s.Lanes.Received = int(p.applied.restores.Count)
 	s.Attached = &tunnel.AttachedStatus{

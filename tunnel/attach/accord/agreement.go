@@ -55,8 +55,8 @@ type Agreement struct {
 	// Mode may change with each call but Say's. Reason is why it is not Spread.
 	Mode   Mode
 	Reason string
-	// Endpoint is the peer's, and Shared says who else is at its address; set it
-	// before Observe.
+	// Endpoint is the peer's, and Shared says which other peer at its address has
+	// the same ports; set it before Observe.
 	Endpoint netip.AddrPort
 	Shared   string
 	// Theirs is the last HELLO; its Version is 0 if there was none.
@@ -76,10 +76,11 @@ type Agreement struct {
 	busy     time.Time     // when data last flowed
 	leaving  bool
 
-	heard    time.Time // when Theirs came
-	baseline uint32    // Theirs.Restored when the probe began
-	probed   time.Time // when it began
-	retryAt  time.Time // when another may begin
+	heard    time.Time      // when Theirs came
+	baseline uint32         // Theirs.Restored when the probe began
+	seen     netip.AddrPort // Theirs.Seen then
+	probed   time.Time      // when it began
+	retryAt  time.Time      // when another may begin
 	retry    time.Duration
 }
 
@@ -166,9 +167,9 @@ func (a *Agreement) decide(now time.Time) {
 		}
 		a.plain(why)
 	case a.Mode == Plain && now.Before(a.retryAt):
-	case a.Mode == Plain:
+	case a.Mode == Plain, a.Mode == Spread && a.Theirs.Seen != a.seen: // our address is another now
 		a.Mode, a.Reason = Probe, "waiting for an answer to HELLO from another port"
-		a.baseline, a.probed = a.Theirs.Restored, now
+		a.baseline, a.probed, a.seen = a.Theirs.Restored, now, a.Theirs.Seen
 		a.said = time.Time{}
 	case a.Mode == Probe && a.Theirs.Restored-a.baseline-1 < 1<<31: // it has grown
 		a.Mode, a.Reason, a.retry = Spread, "", probeRetry
@@ -192,7 +193,7 @@ func (a *Agreement) obstacle(now time.Time) string {
 	case !a.Endpoint.IsValid():
 		return "the peer has no endpoint yet"
 	case a.Shared != "":
-		return "another peer is at the same address: " + a.Shared
+		return "another peer at the same address has the same ports: " + a.Shared
 	case h.Version == 0:
 		return "the peer does not answer HELLO: it is a stock WireGuard"
 	case h.Flags.Has(Leaving):

@@ -214,6 +214,20 @@ func TestRestart(t *testing.T) {
 	p.want(Spread, Spread)
 }
 
+// TestMoves: an end whose own address changes knows it by what the peer sees, and
+// probes again, for data that leaves from there is not spread.
+func TestMoves(t *testing.T) {
+	p := newPair(t)
+	p.run(time.Second, true)
+	p.a.address = netip.MustParseAddr("192.0.2.77")
+	probed := p.a.probed
+	p.run(silentAfter, true)
+	p.want(Spread, Spread)
+	if !p.a.probed.After(probed) || p.a.probed.Sub(probed) > silentAfter {
+		t.Errorf("probed again %v after the first time", p.a.probed.Sub(probed))
+	}
+}
+
 func TestLeave(t *testing.T) {
 	p := newPair(t)
 	p.run(time.Second, true)
@@ -243,7 +257,7 @@ func TestObstacles(t *testing.T) {
 	}{
 		"firewall":     {func(p *pair) { p.a.blocked = true }, Plain, Spread, []string{"HELLO from other ports does not get through"}},
 		"NAT":          {func(p *pair) { p.a.seenAs = 1024 }, Plain, Plain, []string{"the peer sees our port 51820 as 1024: a NAT", "the peer sends from port 51820, which arrives as 1024: a NAT"}},
-		"same address": {func(p *pair) { p.a.Shared = "another" }, Plain, Plain, []string{"another peer is at the same address: another", "does not put our ports back"}},
+		"same address": {func(p *pair) { p.a.Shared = "another" }, Plain, Plain, []string{"another peer at the same address has the same ports: another", "does not put our ports back"}},
 		"leaves alone": {func(p *pair) { p.b.local.Sends.Count = 0 }, Spread, Plain, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,5 +1,6 @@
 // The programs that give kernel WireGuard lanes. egress and ingress stand on the
-// interfaces below a WireGuard device, hello and note on the device itself:
+// interfaces below a WireGuard device (egress_bare and ingress_bare where packets have
+// no link header), hello and note on the device itself:
 //
 //	host → wg0 [note] → WireGuard → eth0 [egress]  → wire
 //	wire → eth0 [ingress] → WireGuard → wg0 [hello] → host
@@ -15,6 +16,7 @@
 // SPDX-License-Identifier: MIT
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
+#include <linux/if_packet.h>
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
@@ -30,6 +32,7 @@
 #define MESSAGE_DATA bpf_htonl(0x04000000)
 #define KEEPALIVE_LENGTH 32
 
+#define HELLO_MIN 36 // the headers of IPv4 and UDP, and the magic
 #define HELLO_MAX 512
 #define HELLO_PORT 0xF1F1
 #define HELLO_MAGIC_HIGH bpf_htonl(0x6b696c6f) // kilo
@@ -41,6 +44,7 @@
 #define MODE_SPREAD 2 // every data message
 
 #define DSCP_BITS 6
+#define VLAN_VID_MASK 0x0fff
 
 // An address of IPv4 is mapped into IPv6, as Go has it.
 struct address {
@@ -56,6 +60,8 @@ struct settings {
 	__u16 answer; // and one that does not
 	__u8 dscp_on; // note runs: the low bits of the hash are the inner DSCP
 	__u8 dscp[64]; // the outer DSCP by the inner one
+	__u8 zero[5];
+	__u64 until; // spread no longer than this time of CLOCK_BOOTTIME, ns; 0: for ever
 };
 
 // Where data goes to.
@@ -74,14 +80,21 @@ struct spread {
 	__u8 origin; // the peer reads the lowest bit of the port
 };
 
-// What comes from the address of a peer.
+// What comes from a peer.
 struct restore {
 	__u32 slot; // in counters
-	__be16 port; // the peer's endpoint
+	__be16 port; // the peer's endpoint, 0: there is no peer
 	__u16 low; // first of the ports from which it spreads
 	__u16 count; // 0 if it does not
 	__u8 origin; // it writes the lowest bit of the port
 	__u8 zero;
+};
+
+// What comes from an address, at which several peers may be: of ports that are
+// different. The first gets what is nobody's.
+#define PEERS_AT_ADDRESS 4
+struct restores {
+	struct restore of[PEERS_AT_ADDRESS];
 };
 
 // Packets, and bytes of UDP payload, of one peer. What is by codepoint is indexed
@@ -99,9 +112,6 @@ struct counts {
 	__u64 data_sent; // of those sent, the host's
 	__u64 data_received; // of those received, the host's
 };
-
-// Length of what precedes the IP header: 14 on Ethernet, 0 where there is nothing.
-volatile const __u32 link_header = ETH_HLEN;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -123,7 +133,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 4096);
 	__type(key, struct address);
-	__type(value, struct restore);
+	__type(value, struct restores);
 } sources SEC(".maps");
 
 struct {
@@ -153,10 +163,35 @@ static __always_inline void map_ipv4(struct address *a, __be32 v4)
 #endif
 }
 
-static __always_inline void copy_ipv6(struct address *a, const struct in6_addr *v6)
+// What kind of packet a program is for is known when it is compiled, so that nothing
+// is asked for each packet: IPv4 or IPv6, and the length of what precedes that,
+// ETH_HLEN on Ethernet and 0 where there is nothing.
+struct kind {
+	bool v4;
+	__u32 link_header;
+};
+
+// Reads a word of the IP header or of what follows. The kernel aligns it to four
+// bytes behind an Ethernet header; else it is aligned to two only, by which some
+// processors do not read four.
+static __always_inline __be32 word(const void *at, struct kind k)
 {
-	// The header is aligned to 4 bytes, and on Ethernet to 2.
-	__builtin_memcpy(a, v6, sizeof(*a));
+	if (k.link_header == ETH_HLEN)
+		return *(const __be32 *)at;
+	const __u16 *half = at;
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+	return (__u32)half[0] << 16 | half[1];
+#else
+	return half[0] | (__u32)half[1] << 16;
+#endif
+}
+
+static __always_inline void copy_ipv6(struct address *a, const struct in6_addr *v6, struct kind k)
+{
+	__be32 *to = (__be32 *)a;
+#pragma unroll
+	for (int i = 0; i < 4; i++)
+		to[i] = word(&v6->s6_addr32[i], k);
 }
 
 // Makes size bytes of the packet readable. false if it has fewer.
@@ -167,8 +202,7 @@ static __always_inline bool linear(struct __sk_buff *skb, __u32 size)
 	return skb->len >= size && bpf_skb_pull_data(skb, size) == 0;
 }
 
-// A UDP datagram that may be WireGuard's. Whether it is of IPv4 or of IPv6 is known
-// when the programs are compiled, each of which has two halves: v4 below.
+// A UDP datagram that may be WireGuard's.
 struct outer {
 	void *ip;
 	struct udphdr *udp;
@@ -179,20 +213,20 @@ struct outer {
 
 // Fragments and IP options are not WireGuard's, and are left alone: what an IP
 // layer has to cut goes from the canonical port, all of it.
-static __always_inline bool find(struct __sk_buff *skb, struct outer *o, const bool v4)
+static __always_inline bool find(struct __sk_buff *skb, struct outer *o, struct kind k)
 {
-	__u32 udp_at = link_header + (v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
+	__u32 udp_at = k.link_header + (k.v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
 	__u32 size = udp_at + sizeof(struct udphdr) + sizeof(o->message);
 	if (!linear(skb, size))
 		return false;
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	if (data + size > end)
 		return false;
-	o->ip = data + link_header;
+	o->ip = data + k.link_header;
 	o->udp = data + udp_at;
 	o->udp_at = udp_at;
-	o->message = *(__be32 *)(o->udp + 1);
-	if (v4) {
+	o->message = word(o->udp + 1, k);
+	if (k.v4) {
 		struct iphdr *ip = o->ip;
 		o->ecn = ip->tos & 3;
 		return *(__u8 *)ip == 0x45 && ip->protocol == IPPROTO_UDP && !(ip->frag_off & bpf_htons(0x3fff));
@@ -202,16 +236,16 @@ static __always_inline bool find(struct __sk_buff *skb, struct outer *o, const b
 	return *(__u8 *)ip >> 4 == 6 && ip->nexthdr == IPPROTO_UDP;
 }
 
-static __always_inline void addresses(struct outer *o, const bool v4, struct address *from, struct address *to)
+static __always_inline void addresses(struct outer *o, struct kind k, struct address *from, struct address *to)
 {
-	if (v4) {
+	if (k.v4) {
 		struct iphdr *ip = o->ip;
-		map_ipv4(from, ip->saddr);
-		map_ipv4(to, ip->daddr);
+		map_ipv4(from, word(&ip->saddr, k));
+		map_ipv4(to, word(&ip->daddr, k));
 	} else {
 		struct ipv6hdr *ip = o->ip;
-		copy_ipv6(from, &ip->saddr);
-		copy_ipv6(to, &ip->daddr);
+		copy_ipv6(from, &ip->saddr, k);
+		copy_ipv6(to, &ip->daddr, k);
 	}
 }
 
@@ -267,8 +301,11 @@ static __always_inline bool same(const struct address *a, const struct address *
 // Tells whether a message may leave from another port than the canonical one. The
 // address that the peer knows us by is noted while it is probed: from another one
 // nothing is spread, for the peer would not know whose ports to put back.
-static __always_inline bool may_spread(struct spread *s, const struct address *from, bool ask)
+static __always_inline bool may_spread(const struct settings *ours, struct spread *s, const struct address *from, bool ask)
 {
+	// A filter outlives a process that is killed, which then agrees on nothing.
+	if (ours->until && bpf_ktime_get_boot_ns() > ours->until)
+		return false;
 	if (s->mode == MODE_SPREAD)
 		return same(&s->from, from);
 	if (s->mode != MODE_PROBE || !ask)
@@ -284,18 +321,18 @@ static __always_inline bool is_data(struct outer *o, __u16 length)
 	return o->message == MESSAGE_DATA && length > sizeof(*o->udp) + KEEPALIVE_LENGTH;
 }
 
-static __always_inline int sent(struct __sk_buff *skb, const bool v4)
+static __always_inline int sent(struct __sk_buff *skb, struct kind k)
 {
 	struct outer o;
 	struct endpoint to = {};
 	struct address from;
 
-	if (!find(skb, &o, v4))
+	if (!find(skb, &o, k))
 		return TC_ACT_UNSPEC;
 	struct settings *ours = the_settings();
 	if (!ours || o.udp->source != ours->port)
 		return TC_ACT_UNSPEC;
-	addresses(&o, v4, &from, &to.address);
+	addresses(&o, k, &from, &to.address);
 	to.port = o.udp->dest;
 	struct spread *s = bpf_map_lookup_elem(&endpoints, &to);
 	if (!s)
@@ -316,12 +353,12 @@ static __always_inline int sent(struct __sk_buff *skb, const bool v4)
 
 	__u32 hash = skb->hash ? skb->hash : bpf_get_hash_recalc(skb);
 	if (ours->dscp_on)
-		set_dscp(&o, v4, ours->dscp[hash & ((1 << DSCP_BITS) - 1)]);
-	if (!may_spread(s, &from, ask))
+		set_dscp(&o, k.v4, ours->dscp[hash & ((1 << DSCP_BITS) - 1)]);
+	if (!may_spread(ours, s, &from, ask))
 		return TC_ACT_UNSPEC;
 	if (s->mode == MODE_PROBE)
 		hash = bpf_get_prandom_u32(); // another port each time
-	if (!v4)
+	if (!k.v4)
 		set_label(&o, hash);
 	__u16 lane = (__u64)hash * s->count >> 32;
 	if (s->origin)
@@ -331,22 +368,55 @@ static __always_inline int sent(struct __sk_buff *skb, const bool v4)
 	return TC_ACT_UNSPEC;
 }
 
-SEC("tc")
-int egress(struct __sk_buff *skb)
+// Tells whether a packet is that of a VLAN: it passes the programs on the VLAN's own
+// interface as well, and is left to them. VLAN 0 is none, but a priority.
+static __always_inline bool of_vlan(const struct __sk_buff *skb)
 {
+	return skb->vlan_present && (skb->vlan_tci & VLAN_VID_MASK) != 0;
+}
+
+static __always_inline int sent_of(struct __sk_buff *skb, __u32 link_header)
+{
+	if (of_vlan(skb))
+		return TC_ACT_UNSPEC;
 	if (skb->protocol == bpf_htons(ETH_P_IP))
-		return sent(skb, true);
+		return sent(skb, (struct kind){true, link_header});
 	if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		return sent(skb, false);
+		return sent(skb, (struct kind){false, link_header});
 	return TC_ACT_UNSPEC;
 }
 
-static __always_inline int received(struct __sk_buff *skb, const bool v4)
+SEC("tc")
+int egress(struct __sk_buff *skb)
+{
+	return sent_of(skb, ETH_HLEN);
+}
+
+SEC("tc")
+int egress_bare(struct __sk_buff *skb)
+{
+	return sent_of(skb, 0);
+}
+
+// Gives the peer at an address that has a port, or spreads over it.
+static __always_inline struct restore *whose(struct restores *at, __be16 port)
+{
+	__u16 n = bpf_ntohs(port);
+#pragma unroll
+	for (int i = 0; i < PEERS_AT_ADDRESS; i++) {
+		struct restore *r = &at->of[i];
+		if (r->port == port || (__u16)(n - r->low) < r->count)
+			return r;
+	}
+	return &at->of[0];
+}
+
+static __always_inline int received(struct __sk_buff *skb, struct kind k)
 {
 	struct outer o;
 	struct address from, to;
 
-	if (!find(skb, &o, v4))
+	if (!find(skb, &o, k))
 		return TC_ACT_UNSPEC;
 	struct settings *ours = the_settings();
 	if (!ours)
@@ -354,10 +424,11 @@ static __always_inline int received(struct __sk_buff *skb, const bool v4)
 	bool ordinary = o.udp->dest == ours->port;
 	if (!ordinary && (__u16)(bpf_ntohs(o.udp->dest) - ours->low) >= ours->count)
 		return TC_ACT_UNSPEC;
-	addresses(&o, v4, &from, &to);
-	struct restore *r = bpf_map_lookup_elem(&sources, &from);
-	if (!r)
+	addresses(&o, k, &from, &to);
+	struct restores *at = bpf_map_lookup_elem(&sources, &from);
+	if (!at)
 		return TC_ACT_UNSPEC;
+	struct restore *r = whose(at, o.udp->source);
 	__u32 slot = r->slot;
 	struct counts *c = bpf_map_lookup_elem(&counters, &slot);
 	if (!c)
@@ -387,7 +458,7 @@ static __always_inline int received(struct __sk_buff *skb, const bool v4)
 		// The peer's WireGuard took a port of ours for the canonical one.
 		c->returned += packets;
 		set_port(skb, &o, &o.udp->dest, ours->port);
-		if (!spread || !find(skb, &o, v4))
+		if (!spread || !find(skb, &o, k))
 			return TC_ACT_UNSPEC;
 	}
 	if (spread)
@@ -395,14 +466,28 @@ static __always_inline int received(struct __sk_buff *skb, const bool v4)
 	return TC_ACT_UNSPEC;
 }
 
+static __always_inline int received_of(struct __sk_buff *skb, __u32 link_header)
+{
+	// Frames to the address of a macvlan come by its own interface, too.
+	if (of_vlan(skb) || skb->pkt_type == PACKET_OTHERHOST)
+		return TC_ACT_UNSPEC;
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return received(skb, (struct kind){true, link_header});
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return received(skb, (struct kind){false, link_header});
+	return TC_ACT_UNSPEC;
+}
+
 SEC("tc")
 int ingress(struct __sk_buff *skb)
 {
-	if (skb->protocol == bpf_htons(ETH_P_IP))
-		return received(skb, true);
-	if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		return received(skb, false);
-	return TC_ACT_UNSPEC;
+	return received_of(skb, ETH_HLEN);
+}
+
+SEC("tc")
+int ingress_bare(struct __sk_buff *skb)
+{
+	return received_of(skb, 0);
 }
 
 // Tells whether an inner packet of size bytes is HELLO, from the offset of the UDP
@@ -440,8 +525,13 @@ int hello(struct __sk_buff *skb)
 {
 	if (!carries_hello(skb))
 		return TC_ACT_UNSPEC;
-	__u32 size = skb->len;
-	if (size == 0 || size > HELLO_MAX)
+	// Two comparisons, which the compiler is kept from making one: the verifiers of
+	// Linux 5.10 and 6.1 do not follow that.
+	__u64 size = skb->len;
+	if (size < HELLO_MIN)
+		return TC_ACT_SHOT;
+	barrier_var(size);
+	if (size > HELLO_MAX)
 		return TC_ACT_SHOT;
 	__u8 *at = bpf_ringbuf_reserve(&hellos, HELLO_MAX, 0);
 	if (!at)
