@@ -62,6 +62,8 @@ type PoolConfig struct {
 	// Receive makes sockets that can also receive. Somebody must then read
 	// them; without it, what arrives is dropped in the kernel.
 	Receive bool
+	// Inherit is what there is of a pool in another process.
+	Inherit Inheritance
 	// Shared is what the sockets have in common; nil makes one.
 	Shared *Shared
 
@@ -85,6 +87,7 @@ type Pool struct {
 	openPort    func(port uint16) (Socket, error)
 	tryPort     func(port uint16) error // a cheaper openPort that opens nothing, or nil
 	lone        *rawPair                // nil if there is none
+	settings    SocketConfig            // of openPort's sockets, if they are the kernel's
 	log         *slog.Logger
 	asked       int
 
@@ -148,11 +151,13 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 		if cfg.FreeBind {
 			p.lone.freeBind()
 		}
-		p.openPort, p.tryPort = openFor(cfg, p.lone), tryPort
+		p.settings = settingsFor(cfg, p.lone)
+		p.openPort, p.tryPort = p.openKernel, tryPort
 	}
 	p.limit.Store(int32(cfg.Ports))
+	p.inherit(&cfg)
 	if err := p.survey(); err != nil {
-		p.lone.each((*rawSocket).close)
+		p.Close()
 		return nil, err
 	}
 	return p, nil
@@ -174,8 +179,8 @@ func (cfg *PoolConfig) check() error {
 	return nil
 }
 
-// openFor opens UDP sockets with buffers for a pool of that size.
-func openFor(cfg PoolConfig, lone *rawPair) func(uint16) (Socket, error) {
+// settingsFor gives sockets buffers for a pool of that size.
+func settingsFor(cfg PoolConfig, lone *rawPair) SocketConfig {
 	sc := SocketConfig{
 		SendBuffer: min(max(sendBudget/cfg.Ports, minSend), maxSend),
 		SendOnly:   !cfg.Receive,
@@ -186,15 +191,17 @@ func openFor(cfg PoolConfig, lone *rawPair) func(uint16) (Socket, error) {
 	if cfg.Receive {
 		sc.ReceiveBuffer = min(max(receiveBudget/cfg.Ports, minReceive), maxReceive)
 	}
-	return func(port uint16) (Socket, error) {
-		c := sc
-		c.Port = port
-		s, err := Open(c)
-		if err != nil {
-			return nil, err // not s: a nil *UDPSocket is not a nil Socket
-		}
-		return s, nil
+	return sc
+}
+
+func (p *Pool) openKernel(port uint16) (Socket, error) {
+	c := p.settings
+	c.Port = port
+	s, err := Open(c)
+	if err != nil {
+		return nil, err // not s: a nil *UDPSocket is not a nil Socket
 	}
+	return s, nil
 }
 
 // Socket gives the socket of a lane, 1 to Limit, and opens it if it is not. It

@@ -80,7 +80,8 @@ func (p *Pool) listenOn(lane uint16, s Socket) error {
 			return err
 		}
 	}
-	p.serving.Go(func() { p.serve(lane, s) })
+	serve := p.serve // HandOver takes it away
+	p.serving.Go(func() { serve(lane, s) })
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -56,6 +57,19 @@ func (p *ports) give(port uint16) {
 	p.free[i], p.free[last] = p.free[last], p.free[i]
 }
 
+// claim takes a certain port, and reports whether it can be had.
+func (p *ports) claim(port uint16) bool {
+	if !p.ranged() {
+		return port != 0
+	}
+	at := slices.Index(p.free, port)
+	if at < 0 {
+		return false
+	}
+	p.free = slices.Delete(p.free, at, at+1)
+	return true
+}
+
 // retryBusy makes the busy ports free, to be tried before the others run out.
 func (p *ports) retryBusy() {
 	busy := p.busy
@@ -91,7 +105,7 @@ func (p *Pool) survey() error {
 		return nil
 	}
 	var found []uint16
-	for len(found) < p.asked {
+	for len(found)+p.Open() < p.asked {
 		port, ok := p.ports.take()
 		if !ok {
 			break
@@ -106,12 +120,12 @@ func (p *Pool) survey() error {
 			return fmt.Errorf("pool: try port range %d-%d: %w", p.ports.low, p.ports.high, err)
 		}
 	}
-	if len(found) == 0 {
+	if len(found)+p.Open() == 0 {
 		return fmt.Errorf("pool: none of the ports %d-%d can be had, all are in use or forbidden: choose another range", p.ports.low, p.ports.high)
 	}
 	// The last ones to be given are the first to be taken.
 	p.ports.free = append(p.ports.free, found...)
-	p.limit.Store(int32(len(found)))
+	p.limit.Store(int32(len(found) + p.Open()))
 	p.sayBusy()
 	return nil
 }

@@ -104,6 +104,9 @@ func New[P Packet](c Config, drop func(P, DropReason)) *FQ[P] {
 	return q
 }
 
+// SetQuantum changes [Config.Quantum], from the next turns on. It must be valid.
+func (q *FQ[P]) SetQuantum(bytes int) { q.config.Quantum = bytes }
+
 // Len is how many packets wait.
 func (q *FQ[P]) Len() int { return q.count }
 

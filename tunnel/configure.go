@@ -259,6 +259,7 @@ func (p *peer) start() {
 	if len(p.staged) > 0 && p.sending.Load() == nil {
 		p.wantHandshake(now)
 	}
+	p.reopenLanes(now)
 	p.arm(now)
 }
 

@@ -45,6 +45,8 @@ type Config struct {
 	// [Handover]. They are used for as many workers on the same port, and closed
 	// otherwise.
 	Listen []*os.File
+	// Pool are that process's sockets of lanes, which are used likewise.
+	Pool []*os.File
 }
 
 // Device is a tunnel interface with its peers. Make one with [New], configure it
@@ -84,22 +86,26 @@ type Device struct {
 	poolOnce   sync.Once
 	pooled     []*pooledReceiver // for the pool's ports, made when they first listen
 
-	config     sync.Mutex // configuration, one change at a time
-	up         bool       // with sockets
-	linkIsUp   bool       // the TUN device is, whether or not sockets could be opened
-	closed     bool
-	private    noise.PrivateKey
-	listenPort uint16
-	fwMark     uint32
-	shared     *portpool.Shared
-	housekeep  Timer
+	config       sync.Mutex // configuration, one change at a time
+	up           bool       // with sockets
+	linkIsUp     bool       // the TUN device is, whether or not sockets could be opened
+	closed       bool
+	private      noise.PrivateKey
+	listenPort   uint16
+	fwMark       uint32
+	shared       *portpool.Shared
+	housekeep    Timer
+	suspendCheck Timer
+	where        whereabouts
 
 	peersMu sync.RWMutex
 	peers   map[noise.PublicKey]*peer
 	order   []*peer // as they were configured
 	retired totals  // of peers that were removed; behind config
 
-	inherited    []*os.File     // listen sockets, until the link first comes up
+	inherited    []*os.File // listen sockets, until the link first comes up,
+	lanePorts    []portpool.LanePort
+	laneFiles    []*os.File     // and likewise the pool's
 	handing      atomic.Bool    // HandOver has begun: what ends is to end cleanly
 	transmitting sync.WaitGroup // the transmitters
 	resumed      chan struct{}  // nil, or closed when the state of a link that was handed over is known
@@ -141,6 +147,7 @@ func New(c Config) (*Device, error) {
 		receiving: make(chan struct{}),
 		workers:   len(c.TUN.Queues()),
 		inherited: c.Listen,
+		laneFiles: c.Pool,
 	}
 	close(d.receiving)
 	d.defaults()
@@ -322,8 +329,13 @@ func (d *Device) openSockets() error {
 		closeAll(receivers)
 		return err
 	}
-	d.serve(&sockets{listen: receivers[0], receivers: receivers, pool: pool})
+	socks := &sockets{listen: receivers[0], receivers: receivers, pool: pool}
+	if pool.Open() > 0 {
+		d.listenOnPool(socks)
+	}
+	d.serve(socks)
 	d.uplink.start()
+	d.watchSuspends()
 	if d.housekeep == nil {
 		d.housekeep = d.clock.AfterFunc(d.housekeepEvery(), d.keepHouse)
 	} else {
@@ -411,6 +423,8 @@ func (d *Device) poolConfig() portpool.PoolConfig {
 		Ports: o.Ports, Low: o.PortRange.Low, High: o.PortRange.High, Idle: o.LaneIdle,
 		Shared: d.shared, FwMark: d.fwMark, Log: d.log, FreeBind: d.options.SourcePrefixes != (SourcePrefixes{}),
 	}
+	c.Inherit = portpool.Inheritance{Lanes: d.lanePorts, Files: d.laneFiles, Now: d.clock.Now()}
+	d.lanePorts, d.laneFiles = nil, nil
 	if d.openSocket != nil {
 		c.Open = func(port uint16) (portpool.Socket, error) {
 			return d.openSocket(portpool.SocketConfig{Port: port, FwMark: d.fwMark, Shared: d.shared, SendOnly: true})
@@ -457,6 +471,10 @@ func (d *Device) Close() {
 		if d.housekeep != nil {
 			d.housekeep.Stop()
 		}
+		if d.suspendCheck != nil {
+			d.suspendCheck.Stop()
+		}
+		d.where.stop()
 		d.removeAllPeers()
 		d.tun.Close()
 		d.private.Clear()

@@ -108,7 +108,7 @@ func (t *transmitter) lineTo(p *peer) *line {
 	}
 	if l.queue == nil {
 		c := t.device.queueConfig
-		c.Flows, c.Burst = min(c.Flows, lineFlows), 0
+		c.Flows, c.Burst, c.Quantum = min(c.Flows, lineFlows), 0, t.device.quantum(a.rate)
 		l.queue = queue.New(c, t.queueDrop)
 		l.shaper = queue.NewShaper(queue.DefaultShaper(a.rate))
 	}
@@ -164,7 +164,9 @@ func (t *transmitter) moveLine(l *line) {
 	if a == nil {
 		a = new(ask)
 	}
-	l.shaper.SetRate(t.now, l.share(a.rate))
+	share := l.share(a.rate)
+	l.shaper.SetRate(t.now, share)
+	l.queue.SetQuantum(t.device.quantum(share))
 	for n := 0; n < lineBatch && l.shaper.Ready(t.now); n++ {
 		pkt, ok := l.queue.Dequeue(t.now)
 		if !ok {

@@ -10,6 +10,7 @@ const (
 	// On the way out, in the order of the way.
 	dropInvalid     dropReason = iota // not an IP packet, or shorter than its header says
 	dropNoPeer                        // no peer has the destination among its allowed IPs
+	dropLoop                          // a datagram to the peer itself, which was sealed already
 	dropNoKey                         // the device has no private key
 	dropNoEndpoint                    // the peer's address is not known yet
 	dropNoSession                     // waited for a handshake, and others did too or none came
@@ -44,7 +45,7 @@ const (
 )
 
 var dropNames = [dropReasonCount]string{
-	"invalid", "no-peer", "no-private-key", "no-endpoint", "no-session", "overlimit", "codel",
+	"invalid", "no-peer", "loop", "no-private-key", "no-endpoint", "no-session", "overlimit", "codel",
 	"link-down", "send-buffer-full", "too-big", "unreachable", "send-failed",
 	"overload", "truncated", "malformed", "bad-mac", "cookie", "rate", "busy", "bad-handshake", "no-such-session",
 	"lane", "forged", "replay", "expired", "ecn", "not-ip", "source-not-allowed", "tun", "bad-control",

@@ -168,9 +168,7 @@ func (e *egress) unroom(size int) {
 func (e *egress) send() {
 	if len(e.batch) > 0 {
 		e.pool.SendAcross(e.from, e.batch)
-		for i, o := range e.of {
-			o.sent(&e.batch[i])
-		}
+		e.account()
 	}
 	clear(e.batch)
 	clear(e.from)
@@ -178,18 +176,31 @@ func (e *egress) send() {
 	e.batch, e.from, e.of, e.sealed = e.batch[:0], e.from[:0], e.of[:0], e.sealed[:0]
 }
 
+// account counts what the sockets have seen, for all messages to a peer that follow
+// each other at once.
+func (e *egress) account() {
+	var all tally
+	for i, o := range e.of {
+		o.sent(&e.batch[i], &all)
+		if p := o.packet.peer; i+1 == len(e.of) || e.of[i+1].packet.peer != p {
+			p.tx.add(&all)
+			p.noteSent(all.largest)
+			all = tally{}
+		}
+	}
+}
+
 // sent counts the datagrams of a message after the socket has seen it.
-func (o *outgoing) sent(m *portpool.Message) {
+func (o *outgoing) sent(m *portpool.Message, all *tally) {
 	p := o.packet.peer
 	if o.to.local.IsValid() && !m.Local.IsValid() {
 		p.forgetLocal(o.to)
 	}
-	all := (len(m.Buf) + m.SegmentSize - 1) / m.SegmentSize
+	n := (len(m.Buf) + m.SegmentSize - 1) / m.SegmentSize
 	gone := (m.N + m.SegmentSize - 1) / m.SegmentSize
-	p.tx.count(gone, m.N, o.class)
-	p.noteSent(m.SegmentSize)
-	if gone < all {
-		p.drops[sendDrop(m.Err)].Add(uint64(all - gone))
+	all.count(gone, m.N, m.SegmentSize, o.class)
+	if gone < n {
+		p.drops[sendDrop(m.Err)].Add(uint64(n - gone))
 	}
 }
 

@@ -17,6 +17,11 @@ const (
 	// bulkFor is how long a flow counts as bulk after it last had more in the
 	// queue than a sparse one has.
 	bulkFor = int64(time.Second)
+	// sparseMost is how many packets of a sparse flow may come within sparseSpan, for
+	// somebody to be thought to wait for each. A flood whose every packet is taken at
+	// once has no more in the queue than a call.
+	sparseMost = 20
+	sparseSpan = int64(100 * time.Millisecond)
 )
 
 // flowTable knows the flows of late of one transmitter. It has a fixed size,
@@ -25,9 +30,10 @@ const (
 type flowTable struct {
 	// sparse is how many bytes a flow may have in the queue and still be
 	// sparse: one turn's worth, so that it never waits for a second turn of
-	// the others.
+	// the others. On a slow line, where a turn is shorter, it may wait for one
+	// or two, if these are several packets.
 	sparse     int
-	sparseSeen int64                       // when a packet of a flow came that is known, and not bulk, 0 = never
+	sparseSeen int64                       // when a packet of a flow came that was neither bulk nor brisk before, 0 = never
 	hashes     [flowSets * flowWays]uint64 // of the entries, next to each other: one cache line for a look-up
 	entries    [flowSets * flowWays]flowEntry
 }
@@ -49,6 +55,9 @@ type flowEntry struct {
 	bulk    int64  // when it last had more in the queue than a sparse flow, 0 = never
 	sojourn int64  // ns, smoothed over about eight packets
 	worst   int64  // the longest sojourn
+	since   int64  // from then on packets that came are counted, for sparseSpan
+	came    int    // that many,
+	calm    bool   // and were few before
 }
 
 // enqueued counts a packet, and writes down in it where its flow is.
@@ -61,7 +70,12 @@ func (t *flowTable) enqueued(now int64, pkt *packet, key *flowhash.Key) {
 	if e.backlog > t.sparse {
 		e.bulk = now
 	}
-	if e.packets > 0 && (e.bulk == 0 || now-e.bulk > bulkFor) {
+	if now-e.since >= sparseSpan {
+		e.calm = e.since != 0 && e.came <= sparseMost
+		e.since, e.came = now, 0
+	}
+	e.came += int(pkt.note.packets)
+	if e.calm && e.came <= sparseMost && (e.bulk == 0 || now-e.bulk > bulkFor) {
 		t.sparseSeen = now
 	}
 }

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
+	"kiloport/portpool"
 	"kiloport/tunnel/attach/accord"
 	"kiloport/tunnel/noise"
 	"kiloport/tunnel/tun"
@@ -16,23 +18,26 @@ import (
 // A device is handed over from one process to the next so that nothing is lost:
 // the TUN device's queues and the listen sockets are kept open, where packets wait
 // meanwhile, and the keypairs go along with their counters and replay windows, so
-// that the peers notice nothing. Sockets of the pool are not handed over: a lane is
-// known by its number, wherever it comes from. Lanes and path are probed anew,
-// which takes a round trip on lane 0.
+// that the peers notice nothing. So do the lanes that are known to work, and the way
+// that they go. Sockets of the pool are handed over if they receive, for peers that
+// send to them; otherwise a lane is known by its number, wherever it comes from. The
+// size and the ECN that the path carries are probed anew, which takes a round trip on
+// lane 0.
 
 // Handover is a device that has been handed over.
 type Handover struct {
 	// State is what [Device.Restore] takes. It holds keys.
 	State []byte
-	// TUN are the queues of the TUN device, for [tun.FromFiles], and Listen the
-	// listen sockets, for Config.Listen. There are none where the network or the
-	// device is none of the kernel's.
-	TUN, Listen []*os.File
+	// TUN are the queues of the TUN device, for [tun.FromFiles], Listen the listen
+	// sockets, for Config.Listen, and Pool those of lanes, for Config.Pool, up to
+	// as many as there are ports. There are none where the network or the device is
+	// none of the kernel's.
+	TUN, Listen, Pool []*os.File
 }
 
 // Close closes the files and zeroes the state.
 func (h *Handover) Close() {
-	for _, f := range append(h.TUN, h.Listen...) {
+	for _, f := range slices.Concat(h.TUN, h.Listen, h.Pool) {
 		f.Close()
 	}
 	clear(h.State)
@@ -47,6 +52,7 @@ type handoverState struct {
 	At      time.Time // when the keys were last used
 	Public  noise.PublicKey
 	Peers   []handoverPeer
+	Ports   []portpool.LanePort // of the pool, if it receives
 }
 
 type handoverPeer struct {
@@ -56,6 +62,8 @@ type handoverPeer struct {
 	Completed      time.Time
 	Sent, Accepted []byte // timestamps
 	Sessions       []handoverSession
+	Spread         *handoverSpread // nil: nothing is known of its lanes
+	List           uint32          // number of the last HEARD
 	Kernel         *handoverKernel // nil: it is no such peer
 }
 
@@ -123,6 +131,8 @@ func (d *Device) HandOver() (*Handover, error) {
 	if static := d.static.Load(); static != nil {
 		state.Public = static.Public()
 	}
+	pool := d.sockets.Load().pool.HandOver()
+	h.Pool, state.Ports = pool.Files, pool.Lanes
 	now := d.clock.Now()
 	for _, p := range d.order {
 		state.Peers = append(state.Peers, p.handOver(now))
@@ -216,7 +226,7 @@ func (t *transmitter) takeAny(socks *sockets) (some bool) {
 func (p *peer) handOver(now int64) (h handoverPeer) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	h = handoverPeer{Key: p.key, Completed: p.completed}
+	h = handoverPeer{Key: p.key, Completed: p.completed, Spread: p.handOverSpread(now), List: p.lister.number}
 	if to := p.endpoint.Load(); to != nil {
 		h.Endpoint, h.Local = to.addr, to.local
 	}

@@ -28,7 +28,7 @@ func (s *site) successor(network *memNet, other *site, change func(state []byte)
 	}
 	s.tun = newMemTUN(1420)
 	options := s.device.options
-	if s.device, err = New(Config{TUN: s.tun, Options: options, Constants: s.device.constants, OpenSocket: network.opener(s.addr)}); err != nil {
+	if s.device, err = New(Config{TUN: s.tun, Options: options, Log: s.device.log, Constants: s.device.constants, OpenSocket: network.opener(s.addr)}); err != nil {
 		s.t.Fatal(err)
 	}
 	port := s.at.Port()

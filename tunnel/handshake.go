@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"bytes"
+	"errors"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -235,6 +236,9 @@ func (h *handshaker) initiated(now int64, static *noise.Static, in *inbound) {
 	}
 	if err := p.respond(now, static, &incoming, in); err != nil {
 		p.drops.add(dropHandshake)
+		if errors.Is(err, noise.ErrRepeated) {
+			return // see sendInitiationAgain
+		}
 		d.limited.warn("handshake refused", "peer", p.name(), "from", in.source, "error", err)
 	}
 }
@@ -331,6 +335,9 @@ func (p *peer) sendInitiation(now int64, static *noise.Static, to *endpoint) err
 	noise.AddMACs(msg[:], p.remote, now)
 	p.timers.InitiationSent(now)
 	p.sendHandshake(msg[:], to)
+	if p.spoke {
+		p.again = sentInitiation{msg, now + initiateAgain, now + int64(d.constants.RekeyTimeout)}
+	}
 	return nil
 }
 
@@ -491,7 +498,9 @@ func (p *peer) sendSealedFrom(now int64, s *session, lane, counter uint16, via s
 	if _, err := socket.Send(batch); err != nil {
 		p.drops.add(sendDrop(batch[0].Err))
 	} else {
-		p.tx.count(1, len(datagram), class)
+		var one tally
+		one.count(1, len(datagram), len(datagram), class)
+		p.tx.add(&one)
 		d.uplink.past(p, len(datagram))
 	}
 	if to.local.IsValid() && !batch[0].Local.IsValid() {

@@ -130,7 +130,8 @@ func (p *peer) heardHello(now int64, s *session, t controlType, body []byte) {
 	if theirs.AEADs&helloAEADAES256 != 0 && p.device.offers&noise.CounterAES != 0 {
 		s.sealFlags.Store(noise.CounterAES)
 	}
-	p.version = theirs.Version
+	p.version, p.spoke = theirs.Version, true
+	p.lister.listed = false // it may be another process, which counts its lists anew
 	p.ask(&theirs)
 	limit := min(p.device.ourHello().SendLanes, theirs.ReceiveLanes, maxLanes)
 	s.allowLanes(limit)

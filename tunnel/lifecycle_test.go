@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"testing"
@@ -226,4 +227,38 @@ func toHost(s *still, at netip.AddrPort) (some []portpool.Message) {
 	}
 	s.sent.n = 0
 	return some
+}
+
+// TestDatagramsDoNotGoRound: a datagram to the peer's endpoint that is routed into the
+// tunnel is dropped, and what others send to that address is not.
+func TestDatagramsDoNotGoRound(t *testing.T) {
+	a, b, _ := stillPair(t)
+	p := a.peer(b)
+	p.endpoint.Store(&endpoint{addr: netip.AddrPortFrom(b.inside, 51820)})
+	packet := func(from, to uint16) []byte {
+		d := a.udp(b.site, 1, 1, 200)
+		binary.BigEndian.PutUint16(d[40:], from)
+		binary.BigEndian.PutUint16(d[42:], to)
+		return d
+	}
+	listen := a.device.sockets.Load().listen.Port()
+	for _, c := range []struct {
+		from, to uint16
+		loops    bool
+	}{{40000, 51820, true}, {listen, 40000, true}, {40000, 53, false}, {40000, 51821, false}} {
+		before := p.drops[dropLoop].Load()
+		a.device.transmit[0].offer(packet(c.from, c.to))
+		if got := p.drops[dropLoop].Load() > before; got != c.loops {
+			t.Errorf("from port %d to %d: dropped %v", c.from, c.to, got)
+		}
+	}
+	tcp := packet(40000, 51820)
+	tcp[6] = 6
+	a.device.transmit[0].offer(tcp)
+	short := packet(40000, 51820)[:42]
+	binary.BigEndian.PutUint16(short[4:], 2)
+	a.device.transmit[0].offer(short)
+	if n := p.drops[dropLoop].Load(); n != 2 {
+		t.Errorf("%d are dropped, want 2", n)
+	}
 }

@@ -639,7 +639,9 @@ func TestMarksDoNotAllocate(t *testing.T) {
 			class := p.encapsulate(s, packet)
 			sum += laneFlow(5, class)
 			l.counts.count(1e9, 100, l.ahead(sequence), class, 64)
-			p.rx.count(1, 100, class)
+			var one tally
+			one.count(1, 100, 100, class)
+			p.rx.add(&one)
 			p.decapsulate(packet, class)
 			p.decapsulate(packets[2], 3)
 			sequence++

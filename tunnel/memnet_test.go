@@ -20,6 +20,7 @@ type memNet struct {
 	mu    sync.Mutex
 	ports map[netip.AddrPort]*memSocket
 	next  uint16
+	depth int // of the queue of a socket, datagrams
 	// path says what happens to a datagram: it arrives once after each of the
 	// delays, never if there are none. It may change the datagram.
 	path func(d *memDatagram) []time.Duration
@@ -46,7 +47,7 @@ type memDatagram struct {
 }
 
 func newMemNet() *memNet {
-	return &memNet{ports: make(map[netip.AddrPort]*memSocket), next: 30000, flight: make(map[[2]netip.AddrPort][]memFlight)}
+	return &memNet{ports: make(map[netip.AddrPort]*memSocket), next: 30000, depth: 1 << 15, flight: make(map[[2]netip.AddrPort][]memFlight)}
 }
 
 // opener gives a host's way to open sockets.
@@ -59,7 +60,7 @@ func (n *memNet) opener(host netip.Addr) func(portpool.SocketConfig) (portpool.S
 func (n *memNet) open(host netip.Addr, port uint16) (*memSocket, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if port == 0 {
+	for any := port == 0; any && (port < 1024 || n.ports[netip.AddrPortFrom(host, port)] != nil); {
 		n.next++
 		port = n.next
 	}
@@ -67,7 +68,7 @@ func (n *memNet) open(host netip.Addr, port uint16) (*memSocket, error) {
 	if n.ports[at] != nil {
 		return nil, fmt.Errorf("open %v: %w", at, syscall.EADDRINUSE)
 	}
-	s := &memSocket{net: n, at: at, queue: make(chan memDatagram, 1<<15), closed: make(chan struct{})}
+	s := &memSocket{net: n, at: at, queue: make(chan memDatagram, n.depth), closed: make(chan struct{})}
 	n.ports[at] = s
 	return s, nil
 }

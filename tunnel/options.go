@@ -68,6 +68,9 @@ type Options struct {
 	Overhead queue.Overhead
 	// Queue is FQ-CoDel's parameters. The limits are for all workers together.
 	Queue queue.Config
+	// FixedQuantum keeps Queue.Quantum where packets wait for a line that has a
+	// rate, ours or a peer's; else it is queue.SlowQuantum there.
+	FixedQuantum bool
 	// Pin binds the goroutines of each worker to one processor.
 	Pin bool
 	// Realtime lets workers go before other programs where processors are

@@ -95,13 +95,16 @@ type peer struct {
 	reporting bool // the peer reads REPORT
 	lister    lister
 	provider  provider
-	abilities uint16 // helloPath… bits of the peer
-	lineAt    int64  // when to send the next probe of the line, 0 = not before data is sent
-	tripLow   int64  // the least round trip on lane 0 since the last report, above that of late
-	tripKnown bool   // there was one
-	switchAt  int64  // data moves to current at the latest, 0 = it has
-	heard     int64  // when something authenticated last arrived
-	version   uint8  // of the peer's control messages, 0 = stock
+	reopen    []uint16 // lanes that a process before this one kept open, until the link is up
+	abilities uint16   // helloPath… bits of the peer
+	lineAt    int64    // when to send the next probe of the line, 0 = not before data is sent
+	tripLow   int64    // the least round trip on lane 0 since the last report, above that of late
+	tripKnown bool     // there was one
+	switchAt  int64    // data moves to current at the latest, 0 = it has
+	heard     int64    // when something authenticated last arrived
+	version   uint8    // of the peer's control messages, 0 = stock
+	spoke     bool     // it has said HELLO at some time
+	again     sentInitiation
 	kernel    *kernelPeer
 	wake      Timer
 	wakeAt    int64 // what wake is set to, 0 = not set
@@ -113,12 +116,30 @@ type traffic struct {
 	codepoints     [4]atomic.Uint64 // but Not-ECT
 }
 
-// count is for messages with a traffic class outside, of so many bytes in all.
-func (t *traffic) count(packets, bytes int, class uint8) {
-	t.packets.Add(uint64(packets))
-	t.bytes.Add(uint64(bytes))
-	if cp := class & 3; cp != uint8(ecn.NotECT) {
-		t.codepoints[cp].Add(uint64(packets))
+// tally is what a worker adds to a peer's traffic once a batch: the workers share
+// these counters, and each datagram's addition would be felt.
+type tally struct {
+	packets, bytes uint64
+	codepoints     [4]uint64
+	largest        int // datagram
+}
+
+// count is for messages with a traffic class outside, of so many bytes in all and at
+// most of a size.
+func (t *tally) count(packets, bytes, size int, class uint8) {
+	t.packets += uint64(packets)
+	t.bytes += uint64(bytes)
+	t.codepoints[class&3] += uint64(packets)
+	t.largest = max(t.largest, size)
+}
+
+func (t *traffic) add(b *tally) {
+	t.packets.Add(b.packets)
+	t.bytes.Add(b.bytes)
+	for cp, n := range b.codepoints {
+		if n != 0 && cp != int(ecn.NotECT) {
+			t.codepoints[cp].Add(n)
+		}
 	}
 }
 
@@ -229,7 +250,9 @@ func (p *peer) dataSent(now int64) {
 // received is told once a batch that something authenticated arrived.
 // data tells that it was not only keepalives, inner that there were packets of
 // others in it.
-func (p *peer) received(now int64, s *session, data, inner bool) {
+func (p *peer) received(now int64, s *session, data, inner bool, all *tally) {
+	p.rx.add(all)
+	p.noteSize(all.largest)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.removed {
@@ -322,7 +345,7 @@ func (p *peer) clearHandshake() {
 		p.handshake = nil
 	}
 	p.device.indexes.release(p.handshakeIndex)
-	p.handshakeIndex = 0
+	p.handshakeIndex, p.again.at = 0, 0
 }
 
 // roamed is told that the endpoint is another one.

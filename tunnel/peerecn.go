@@ -57,6 +57,7 @@ func (p *peer) setReporting(reads bool) {
 // more.
 func (p *peer) pathChanged(now int64) {
 	p.spread.roamed(now)
+	p.applySpread()
 	p.ecn.roamed(now)
 	p.mtuMoved(now)
 	p.forgetWays()

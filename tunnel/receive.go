@@ -47,6 +47,7 @@ type touchedPeer struct {
 	session *session // the last that was used
 	data    bool     // and not only keepalives
 	inner   bool     // inner packets, and not only control messages
+	all     tally
 }
 
 func newReceiver(d *Device, worker int) *receiver {
@@ -69,7 +70,6 @@ func newReceiver(d *Device, worker int) *receiver {
 
 // run ends when the socket is closed.
 func (r *receiver) run(socket portpool.Socket) {
-	defer r.priority.lower()
 	for {
 		n, err := r.take(socket)
 		if err != nil {
@@ -129,7 +129,7 @@ func (r *receiver) receive(messages []portpool.Message) {
 	r.flush()
 	for i := range r.touched {
 		t := &r.touched[i]
-		t.peer.received(r.now, t.session, t.data, t.inner)
+		t.peer.received(r.now, t.session, t.data, t.inner, &t.all)
 		r.touched[i] = touchedPeer{}
 	}
 	r.touched = r.touched[:0]
@@ -139,7 +139,9 @@ func (r *receiver) receive(messages []portpool.Message) {
 func (r *receiver) flush() {
 	if refused, err := r.out.Flush(); err != nil {
 		r.device.drops[dropTUN].Add(uint64(refused))
-		r.device.limited.warn("the tun device refused packets", "error", err)
+		if !errors.Is(err, tun.ErrLinkDown) { // that has been logged, and somebody wants it so
+			r.device.limited.warn("the tun device refused packets", "error", err)
+		}
 	}
 }
 
@@ -217,15 +219,14 @@ func (r *receiver) transport(m *portpool.Message, datagram []byte) {
 // authenticated handles a payload that the peer has sealed, and that is new.
 func (r *receiver) authenticated(m *portpool.Message, s *session, lane uint16, datagram, payload []byte, vouched bool) {
 	p := s.peer
-	p.rx.count(1, len(datagram), m.TrafficClass)
+	t := r.touch(p)
+	t.all.count(1, len(datagram), len(datagram), m.TrafficClass)
 	if !s.confirmed.Load() {
 		p.confirm(r.now, s)
 	}
 	if lane == 0 {
 		p.roam(r.now, m)
 	}
-	p.noteSize(len(datagram))
-	t := r.touch(p)
 	t.session, t.data = s, t.data || len(payload) > 0
 	switch {
 	case len(payload) == 0: // keepalive

@@ -29,6 +29,7 @@ func (d *Device) Restore(state []byte) error {
 	d.config.Lock()
 	defer d.config.Unlock()
 	d.resumed = make(chan struct{})
+	d.lanePorts = h.Ports
 	static := d.static.Load()
 	if static == nil || static.Public() != h.Public {
 		return nil
@@ -73,7 +74,7 @@ func (p *peer) restore(now int64, away time.Duration, static *noise.Static, h *h
 		}
 	}
 	if s := p.current; s != nil {
-		p.resume(now, s)
+		p.resume(now, s, away, h)
 		switch sending {
 		case s:
 		case nil:
@@ -90,12 +91,16 @@ func (p *peer) restore(now int64, away time.Duration, static *noise.Static, h *h
 }
 
 // resume takes up the exchange of HELLO on the current keypair where it was.
-func (p *peer) resume(now int64, s *session) {
+func (p *peer) resume(now int64, s *session, away time.Duration, h *handoverPeer) {
 	switch {
 	case s.hello.heard:
 		p.ask(&s.hello.theirs)
 		p.agreed(now, uint16(s.limit.Load()), &s.hello.theirs)
 		p.pathAgreed(now, &s.hello.theirs)
+		p.lister.number = h.List
+		if away < goOnWithin {
+			p.restoreSpread(now, h.Spread)
+		}
 	case s.hello.over:
 		p.spreadStock("the peer did not answer HELLO: it is a stock WireGuard")
 	default:
@@ -137,7 +142,7 @@ func (p *peer) restoreSession(now int64, h *handoverSession) (*session, error) {
 		s.hello = helloState{started: now, heard: true, over: true, theirs: *h.Theirs}
 		s.decapsulates.Store(h.Theirs.ECN&helloECNDecapsulates != 0)
 		s.vouches.Store(h.Theirs.Path&helloPathVouched != 0)
-		p.version = h.Theirs.Version
+		p.version, p.spoke = h.Theirs.Version, true
 	}
 	for lane, next := range h.Next {
 		if lane == 0 || uint32(lane) <= s.limit.Load() {

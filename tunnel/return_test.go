@@ -287,3 +287,52 @@ func TestLanesAreCapped(t *testing.T) {
 		}
 	})
 }
+
+// TestChangeOver: a firewall that lets in only answers is opened under traffic both
+// ways. The far side takes the ports of its pool soon, and neither loses nor reorders a
+// packet by it.
+func TestChangeOver(t *testing.T) {
+	for _, c := range wallCases {
+		if c.kinds[0] == "shuffle" {
+			continue // no port outside stands for one inside
+		}
+		t.Run(fmt.Sprintf("%s>%s", c.kinds[0], c.kinds[1]), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWalled(t, c.kinds)
+				defer w.stop()
+				w.settle(c.modeA, c.modeB)
+				const n = 30
+				flows := flowsFrom(1000, n)
+				for range 40 {
+					w.round(w.a, w.b, flows)
+				}
+				w.network.mu.Lock()
+				for _, wall := range w.walls {
+					wall.open = true
+				}
+				w.network.mu.Unlock()
+				start, direct := time.Now(), false
+				for !direct && time.Since(start) < 70*time.Second {
+					if there, back := w.round(w.a, w.b, flows); there != n || back != n {
+						t.Errorf("of %d packets %d arrived, of the answers %d", n, there, back)
+					}
+					direct = w.a.peerStatus().Mode == "direct" && w.b.peerStatus().Mode == "direct"
+				}
+				t.Logf("direct after %v", time.Since(start))
+				if !direct {
+					t.Fatalf("%s, %s", w.a.peerStatus().Mode, w.b.peerStatus().Mode)
+				}
+				for range 40 {
+					if there, back := w.round(w.a, w.b, flows); there != n || back != n {
+						t.Errorf("of %d packets %d arrived, of the answers %d", n, there, back)
+					}
+				}
+				for _, s := range []*site{w.a, w.b} {
+					if l := s.peerStatus().Lanes; l.InUse < n*9/10 || l.Dead > 0 {
+						t.Errorf("%+v", l)
+					}
+				}
+			})
+		})
+	}
+}

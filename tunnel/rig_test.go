@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,6 +27,11 @@ type memTUN struct {
 	events chan tun.Event
 	once   sync.Once
 	closed chan struct{}
+
+	// endless, if not nil, gives one packet after the other, as of flows of which
+	// each waits for its acknowledgement: there always is one, and never two.
+	endless atomic.Pointer[func() []byte]
+	given   bool
 }
 
 func newMemTUN(mtu int) *memTUN {
@@ -64,6 +70,12 @@ func (m *memTUN) Await(d time.Duration) error {
 }
 
 func (m *memTUN) TryRead(buf []byte) (tun.Header, int, error) {
+	if next := m.endless.Load(); next != nil {
+		if m.given = !m.given; m.given {
+			return tun.Header{}, copy(buf[tun.Headroom:], (*next)()), nil
+		}
+		return tun.Header{}, 0, nil
+	}
 	select {
 	case p := <-m.first:
 		return tun.Header{}, copy(buf[tun.Headroom:], p), nil

@@ -63,7 +63,9 @@ type txLane struct {
 
 // used notes that data is sent with an outer traffic class.
 func (t *txLane) used(now int64, class uint8) {
-	t.last.Store(now)
+	if t.last.Load() != now {
+		t.last.Store(now)
+	}
 	if dscp := uint32(class >> 2); t.dscp.Load() != dscp {
 		t.dscp.Store(dscp)
 	}

@@ -16,6 +16,15 @@ import (
 // same bound.
 const wholeBelow = 1_000_000_000
 
+// quantum is what a flow may send in its turn in a queue for a line of a rate, bit/s,
+// 0 for none.
+func (d *Device) quantum(rate int64) int {
+	if d.options.FixedQuantum || rate == 0 {
+		return d.options.Queue.Quantum
+	}
+	return queue.SlowQuantum(rate, d.mtu())
+}
+
 // longestPause bounds how long a transmitter does not look at anything.
 const longestPause = 100 * time.Millisecond
 
@@ -69,7 +78,9 @@ func (t *transmitter) put(pkt *packet) {
 // For what was sent while nothing waited, the line has had time.
 func (t *transmitter) shape() {
 	u := &t.device.uplink
-	t.shaper.SetRate(t.now, u.rate.Load())
+	rate := u.rate.Load()
+	t.shaper.SetRate(t.now, rate)
+	t.queue.SetQuantum(t.device.quantum(rate))
 	if u.unshaped.Load() == 0 {
 		return
 	}
@@ -149,7 +160,7 @@ func (t *transmitter) pace() {
 	}
 	switch wait = min(wait, longestPause); {
 	case wait <= 0 || !t.waiting():
-	case t.priority.raised:
+	case t.priority.napping:
 		t.priority.nap(wait)
 	case len(t.lines) > 0:
 		_ = t.tun.Await(wait) // what is wrong, the next read tells

@@ -227,3 +227,91 @@ func TestLimitsOfOneWorker(t *testing.T) {
 		}
 	}
 }
+
+// Where a packet takes long, flows that begin send one full packet each before a sparse
+// flow's, in the queue for our line and in that for a peer's.
+func TestFlowsThatBeginOnALine(t *testing.T) {
+	for name, c := range map[string]struct {
+		own, peers    int64
+		fixed         bool
+		quantum, want int
+	}{
+		"no line": {quantum: 1514, want: 8}, "our slow line": {own: 20e6, quantum: 312, want: 4}, "our fast line": {own: 2e9, quantum: 1420, want: 4},
+		"the peer's slow line": {peers: 20e6, quantum: 1514, want: 4}, "a line faster than the peer's": {own: 100e6, peers: 20e6, quantum: 1420, want: 4},
+		"our slow line, by the RFC": {own: 20e6, fixed: true, quantum: 1514, want: 8}, "the peer's, by the RFC": {peers: 20e6, fixed: true, quantum: 1514, want: 8},
+	} {
+		a, b, _ := stillPair(t, func(config *Config) { config.Options.Bandwidth, config.Options.FixedQuantum = c.own, c.fixed })
+		x := a.device.transmit[0]
+		a.peer(b).ask(&hello{ReceiveRate: c.peers})
+		for i := range uint64(8) {
+			x.offer(a.udp(b.site, uint16(1000+i/2), i, 1420))
+		}
+		x.offer(a.udp(b.site, 2000, 0, 100))
+		q := x.queue
+		if c.peers != 0 {
+			q = x.lines[0].queue
+		}
+		before := 0
+		for pkt, ok := q.Dequeue(x.now); ok && pkt.n == 1420; pkt, ok = q.Dequeue(x.now) {
+			before++
+		}
+		if got := a.device.Status().Queue.Parameters.Quantum; before != c.want || got != c.quantum {
+			t.Errorf("%s: %d packets before the sparse flow's, want %d; our quantum is %d, want %d", name, before, c.want, got, c.quantum)
+		}
+	}
+}
+
+// beginAt offers four packets of 400 bytes of each of two flows to another site, and
+// tells how many of the first leave the queue before the second begins.
+func (s *still) beginAt(other *still, q func() *queue.FQ[*packet], first uint16) (before int) {
+	x := s.device.transmit[0]
+	for i := range uint64(8) {
+		x.offer(s.udp(other.site, first+uint16(i/4), i, 400))
+	}
+	others := false
+	for pkt, ok := q().Dequeue(x.now); ok; pkt, ok = q().Dequeue(x.now) {
+		port, _ := parseUDP(pkt.payload())
+		if others = others || port != first; !others {
+			before++
+		}
+	}
+	return before
+}
+
+// A rate that changes, ours or a peer's, has another quantum.
+func TestTheQuantumFollowsTheRate(t *testing.T) {
+	for name, of := range map[string]struct {
+		option siteOption
+		change func(a, b *still, rate int64)
+		queue  func(*transmitter) *queue.FQ[*packet]
+	}{
+		"ours": {
+			withAutorate(1e6, 100e6),
+			func(a, _ *still, rate int64) { a.device.uplink.rate.Store(rate); a.device.transmit[0].send() },
+			func(x *transmitter) *queue.FQ[*packet] { return x.queue },
+		},
+		"the peer's": {
+			func(*Config) {},
+			func(a, b *still, rate int64) {
+				a.peer(b).ask(&hello{ReceiveRate: rate})
+				a.device.transmit[0].offer(a.udp(b.site, 1, 0, 100))
+				a.device.transmit[0].moveLines()
+			},
+			func(x *transmitter) *queue.FQ[*packet] { return x.lines[0].queue },
+		},
+	} {
+		a, b, _ := stillPair(t, of.option)
+		x := a.device.transmit[0]
+		for i, c := range []struct {
+			rate int64
+			want int
+		}{{100e6, 4}, {1e6, 1}, {40e6, 2}, {100e6, 4}} {
+			of.change(a, b, c.rate)
+			if got := a.beginAt(b, func() *queue.FQ[*packet] { return of.queue(x) }, uint16(1000*(i+1))); got != c.want {
+				t.Errorf("%s, at %d bit/s: a flow that begins sends %d packets of 400 bytes, want %d", name, c.rate, got, c.want)
+			}
+			a.clock.now.Add(1e9)
+			x.now = a.clock.Now()
+		}
+	}
+}

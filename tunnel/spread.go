@@ -1,6 +1,9 @@
 package tunnel
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // spreadMode says which lanes data to a peer may take, and where they lead.
 type spreadMode uint8
@@ -50,9 +53,11 @@ const (
 	quickRounds  = 12                            // first rounds at once, later ones slowly
 	slowRound    = int64(2 * time.Second)
 	searchAtMost = int64(700 * time.Millisecond) // after lane 0 was answered, or four round trips
+	betterWaits  = int64(150 * time.Millisecond) // for a better way after another was answered, or two round trips,
+	betterMost   = int64(300 * time.Millisecond) // and at most
 
-	fallbackRetry    = int64(30 * time.Second)
-	fallbackRetryMax = int64(10 * time.Minute)
+	fallbackRetry    = int64(5 * time.Second)
+	fallbackRetryMax = int64(time.Minute)
 )
 
 // spread is a peer's state machine for its sending lanes: pure, single-owner
@@ -79,14 +84,16 @@ type spread struct {
 	backoff int64
 
 	// Probing.
-	rounds     int   // how many were sent
-	roundAt    int64 // when the next may be
-	zeroAt     int64 // when lane 0 was first answered
-	labelled   bool  // a lane between the listen ports was answered
-	answersIn  bool  // the peer has opened a lane for us
-	pairsAsked bool
+	rounds    int        // how many were sent
+	roundAt   int64      // when the next may be
+	zeroAt    int64      // when lane 0 was first answered
+	labelled  bool       // a lane between the listen ports was answered
+	answersIn bool       // the peer has opened a lane for us
+	second    spreadMode // the best way that was answered and is not the best that may be, if any,
+	secondAt  int64      // since then
 
-	watch laneWatch
+	watch  laneWatch
+	better betterWay
 }
 
 type pendingProbe struct {
@@ -148,7 +155,7 @@ func (s *spread) agree(now int64, limit uint16, ways []spreadMode) {
 func (s *spread) startProbing(now int64, why string) {
 	s.mode, s.reason = spreadProbing, why
 	s.rounds, s.roundAt, s.zeroAt = 0, 0, 0
-	s.labelled, s.answersIn, s.pairsAsked = false, false, false
+	s.labelled, s.answersIn, s.second, s.secondAt = false, false, 0, 0
 	s.pending, s.urgent = s.pending[:0], s.urgent[:0]
 	s.forgetLanes()
 	s.tickAt = now
@@ -161,8 +168,8 @@ func (s *spread) stock(reason string) {
 
 // active is told that data was sent to the peer: it wakes the checks.
 func (s *spread) active(now int64) {
-	if now-s.used > silenceIdle {
-		s.watch.since = now
+	if now-s.used > silenceIdle || s.used <= s.watch.at {
+		s.watch.since = now // there was nothing that the peer has yet to list
 	}
 	s.used = now
 	if s.tickAt != 0 {
@@ -183,6 +190,7 @@ func (s *spread) roamed(now int64) {
 	switch s.mode {
 	case spreadDirect, spreadListen:
 		s.watch.doubt(now)
+		s.better = betterWay{at: now, wait: betterFirst}
 		s.wake(now)
 	case spreadReturn, spreadPaired, spreadFallback, spreadProbing:
 		s.backoff = 0
@@ -210,7 +218,7 @@ func (s *spread) step(now int64, owner spreadOwner) (ev spreadEvents) {
 	case s.mode == spreadProbing:
 		s.search(now, owner, &ev)
 	case s.mode == spreadFallback:
-		s.retry(now, &ev)
+		s.retry(now)
 	case s.mode.spreads():
 		s.watchLanes(now, owner, &ev)
 	}
@@ -261,21 +269,30 @@ func (s *spread) expire(now int64) {
 	s.pending = kept
 }
 
-func (s *spread) may(way spreadMode) bool {
-	for _, w := range s.ways {
-		if w == way {
-			return true
-		}
+func (s *spread) may(way spreadMode) bool { return slices.Contains(s.ways, way) }
+
+// betterThan are the ways that may be tried and are better than one, the best first.
+func (s *spread) betterThan(way spreadMode) []spreadMode {
+	if at := slices.Index(s.ways, way); at >= 0 {
+		return s.ways[:at]
 	}
-	return false
+	return nil
 }
 
 // search sends rounds of probes on lane 0 and the first lanes, each way that may
-// work, until one is answered, or lane 0 alone was answered for long enough.
+// work, until the best one is answered, another one was and none of the better ones a
+// while later, or lane 0 alone was for long enough.
 func (s *spread) search(now int64, owner spreadOwner, ev *spreadEvents) {
-	if s.zeroAt != 0 && now-s.zeroAt >= max(searchAtMost, 4*s.last) && s.rounds >= 4 {
+	if s.second != 0 && now-s.secondAt >= s.patience() {
+		s.found(now, s.second, ev)
+		return
+	}
+	if s.second == 0 && s.zeroAt != 0 && now-s.zeroAt >= max(searchAtMost, 4*s.last) && s.rounds >= 4 {
 		s.settle(now, ev)
 		return
+	}
+	if s.second != 0 {
+		s.tick(s.secondAt + s.patience())
 	}
 	if now < s.roundAt {
 		s.tick(s.roundAt)
@@ -292,7 +309,7 @@ func (s *spread) search(now int64, owner spreadOwner, ev *spreadEvents) {
 			s.emit(now, lane, way, owner, ev)
 		}
 	}
-	if s.rounds > 1 && (s.may(spreadReturn) || s.may(spreadPaired)) {
+	if s.rounds > 1 && s.second == 0 && (s.may(spreadReturn) || s.may(spreadPaired)) {
 		s.ask(ev, 1, min(probeLanes, s.limit))
 		ev.pair = s.may(spreadPaired) && (!s.may(spreadReturn) || s.zeroAt != 0 && now-s.zeroAt > 3*s.last+2*suspectGrace)
 	}
@@ -302,6 +319,10 @@ func (s *spread) search(now int64, owner spreadOwner, ev *spreadEvents) {
 		s.tick(max(s.zeroAt+max(searchAtMost, 4*s.last), now+spreadSoon))
 	}
 }
+
+// patience is how much later than another way's a better one's answer may come: on a
+// busy machine by more than a round trip.
+func (s *spread) patience() int64 { return min(max(2*s.last, betterWaits), betterMost) }
 
 func (s *spread) roundGap() int64 {
 	switch {
@@ -330,6 +351,7 @@ func (s *spread) settle(now int64, ev *spreadEvents) {
 	s.mode = spreadFallback
 	s.reason = "probes on lanes above 0 got no answer while lane 0 did: " +
 		"does a firewall before the peer let in only one source port?"
+	ev.anew, ev.changed = true, s.backoff == 0 // once is enough to say it
 	s.backoff = min(max(2*s.backoff, fallbackRetry), fallbackRetryMax)
 	s.retryAt = now + s.backoff
 	s.tickAt = 0
@@ -337,7 +359,6 @@ func (s *spread) settle(now int64, ev *spreadEvents) {
 		s.tickAt = s.retryAt
 	}
 	s.pending = s.pending[:0]
-	ev.anew, ev.changed = true, true
 }
 
 var foundReasons = map[spreadMode]string{
@@ -352,17 +373,20 @@ func (s *spread) found(now int64, mode spreadMode, ev *spreadEvents) {
 		s.reason = "no other port gets through to the peer: lanes share the listen ports"
 	}
 	s.watch.since, s.watch.at = now, now
+	s.better = betterWay{at: now + betterFirst, wait: betterFirst}
+	for i := range s.lanes { // that came up during the search, when none was shut
+		s.lanes[i].shut = mode.shuts()
+	}
 	ev.anew, ev.changed = true, true
 	s.tick(now)
 }
 
-func (s *spread) retry(now int64, ev *spreadEvents) {
+func (s *spread) retry(now int64) {
 	if now < s.retryAt {
 		s.tick(s.retryAt)
 		return
 	}
 	s.startProbing(now, "trying lanes again after a fallback to lane 0")
-	ev.changed = true
 }
 
 // opened is told that the peer has opened a lane for us, while ways are searched.
@@ -409,9 +433,16 @@ func (s *spread) searched(now int64, p *pendingProbe, ev *spreadEvents) {
 		}
 	case p.via == spreadListen && len(s.ways) > 1:
 		s.labelled = true
-	default:
+	case p.via == s.ways[0]:
 		s.found(now, p.via, ev)
 		s.proven(now, p, ev)
+	case s.second == 0 || slices.Contains(s.betterThan(s.second), p.via):
+		if s.second == 0 {
+			s.secondAt = now
+		}
+		s.second = p.via
+		s.roundAt = min(s.roundAt, now)
+		s.wake(now)
 	}
 }
 

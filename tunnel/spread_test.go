@@ -16,6 +16,7 @@ type spreadRig struct {
 	passes   func(lane uint16) bool
 	via      func(way spreadMode) bool // nil: what is sent on any way arrives
 	rtt      func(lane uint16) time.Duration
+	extra    func(p pendingProbe) time.Duration // that a probe takes longer; nil: none does
 	answers  []rigAnswer
 	probes   map[uint16]int
 	dead     []uint16
@@ -36,6 +37,7 @@ type spreadRig struct {
 	dataCame bool // data, since the last list
 	lists    []rigList
 	mute     bool             // the peer sends no lists
+	dscp     map[uint16]uint8 // of the data on a lane, 0 if it is not here
 	data     map[uint16]int64 // a flow's packets on a lane come this often, 5 ms if it is not here
 }
 
@@ -132,7 +134,7 @@ func (r *spreadRig) deliver() {
 func (r *spreadRig) random64() uint64                       { r.nextID++; return r.nextID }
 func (r *spreadRig) lastSent(lane uint16) int64             { return r.last[lane] }
 func (r *spreadRig) sentNumber(lane uint16) uint64          { return r.numbers[lane] }
-func (r *spreadRig) laneDSCP(uint16) uint8                  { return 0 }
+func (r *spreadRig) laneDSCP(lane uint16) uint8             { return r.dscp[lane] }
 func (r *spreadRig) keypairInUse() uint32                   { return 1 }
 func (r *spreadRig) heardOn(lane uint16) int64              { return r.came[lane] }
 func (r *spreadRig) spareLanes() (spare, used, crammed int) { return len(r.alive), 3, 0 }
@@ -148,7 +150,11 @@ func (r *spreadRig) note(ev spreadEvents) {
 		r.probes[p.lane]++
 		r.numbers[p.lane]++
 		if r.passes(p.lane) && (p.lane == 0 || r.via == nil || r.via(p.via)) {
-			r.answers = append(r.answers, rigAnswer{p, r.now + int64(r.rtt(p.lane))})
+			rtt := r.rtt(p.lane)
+			if r.extra != nil {
+				rtt += r.extra(p)
+			}
+			r.answers = append(r.answers, rigAnswer{p, r.now + int64(rtt)})
 			r.arriving = append(r.arriving, rigData{p.lane, r.now + int64(r.rtt(p.lane)/2), false})
 		}
 	}
@@ -404,6 +410,108 @@ func TestSpreadMovesASparseFlowFromACrowdedLane(t *testing.T) {
 	}
 }
 
+// TestSpreadTellsACrowdedLaneFromAnIdleOne: the lanes in use need not tell what a sparse
+// flow would feel elsewhere.
+func TestSpreadTellsACrowdedLaneFromAnIdleOne(t *testing.T) {
+	const bulk, sparse, more = 4, 5, 6
+	random := rand.New(rand.NewPCG(1, 2))
+	crowd := func(extra time.Duration, lanes ...uint16) func(p pendingProbe, now int64) time.Duration {
+		return func(p pendingProbe, _ int64) time.Duration {
+			return map[bool]time.Duration{true: extra}[slices.Contains(lanes, p.lane)]
+		}
+	}
+	var wobble time.Duration
+	for name, test := range map[string]struct {
+		extra func(p pendingProbe, now int64) time.Duration // on the way there and back
+		dscp  map[uint16]uint8
+		ways  []spreadMode
+		want  []uint16
+	}{
+		"the only sparse flow": {extra: crowd(12*time.Millisecond, 1, 2, 3, bulk, sparse), want: []uint16{sparse}},
+		"two that wait little longer than matters": {
+			extra: crowd(8*time.Millisecond, 1, 2, 3, bulk, sparse, more), want: []uint16{sparse, more},
+		},
+		"less than matters":    {extra: crowd(4*time.Millisecond, 1, 2, 3, bulk, sparse)},
+		"idle lanes wait, too": {extra: func(pendingProbe, int64) time.Duration { return 30 * time.Millisecond }},
+		"a path whose delay changes all the time": {extra: func(_ pendingProbe, now int64) time.Duration {
+			if now%int64(100*time.Millisecond) == 0 {
+				wobble = time.Duration(random.IntN(60)) * time.Millisecond
+			}
+			return wobble
+		}},
+		"a class that waits for another": {
+			extra: func(p pendingProbe, _ int64) time.Duration {
+				return map[bool]time.Duration{true: 20 * time.Millisecond}[p.dscp == 8]
+			},
+			dscp: map[uint16]uint8{more: 8},
+		},
+		"idle lanes that are silent": {
+			extra: func(p pendingProbe, _ int64) time.Duration {
+				return map[bool]time.Duration{true: time.Hour, false: 12 * time.Millisecond}[p.lane > more || p.lane == 0]
+			},
+		},
+		"no idle lane is open": {extra: crowd(12*time.Millisecond, 1, 2, 3, bulk, sparse), ways: []spreadMode{spreadReturn}, want: []uint16{sparse}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newSpreadRig(t, everyLane)
+			lanes := []uint16{1, 2, 3, bulk, sparse, more}
+			for _, lane := range lanes {
+				r.ways[lane], r.came[lane] = true, r.now
+			}
+			r.agree(test.ways...)
+			r.dscp = test.dscp
+			r.data[sparse], r.data[more] = int64(40*time.Millisecond), int64(60*time.Millisecond)
+			for range 40 {
+				for _, lane := range lanes {
+					if len(test.ways) > 0 {
+						r.came[lane] = r.now
+						r.note(r.s.openedLane(lane))
+					}
+				}
+				r.run(time.Second, lanes...)
+				r.extra = func(p pendingProbe) time.Duration { return test.extra(p, r.now) }
+			}
+			slices.Sort(r.crowded)
+			if !slices.Equal(r.crowded, test.want) {
+				t.Errorf("flows of lanes %v are to move, want those of %v", r.crowded, test.want)
+			}
+			// What is kept for lanes grows with those in use, of which lists tell in steps of 64.
+			if n := len(r.s.lanes); n > 64 {
+				t.Errorf("%d lanes are kept, with %d in use", n, more)
+			}
+		})
+	}
+}
+
+// TestSpreadOpensLanesThatCameDuringTheSearch: what has come on a lane before the way was
+// found does not hide lanes below it from then on.
+func TestSpreadOpensLanesThatCameDuringTheSearch(t *testing.T) {
+	r := newSpreadRig(t, everyLane)
+	r.via = func(way spreadMode) bool { return way == spreadReturn }
+	r.agree(spreadDirect, spreadReturn)
+	const early, later = 1000, 7
+	r.ways[early], r.came[early] = true, r.now
+	r.note(r.s.openedLane(early))
+	for lane := range uint16(4) {
+		r.ways[lane], r.came[lane] = true, r.now
+	}
+	r.s.opened(r.now)
+	r.run(time.Second)
+	r.want(spreadReturn)
+	r.alive = nil
+	r.ways[later], r.came[later], r.came[early] = true, r.now, r.now
+	r.note(r.s.openedLane(later))
+	r.run(time.Second, 1)
+	for _, lane := range []uint16{early, later} {
+		if c := r.s.check(lane); c.shut {
+			t.Errorf("lane %d is shut", lane)
+		}
+	}
+	if !slices.Contains(r.alive, later) {
+		t.Errorf("lanes %v came in, want %d", r.alive, later)
+	}
+}
+
 func TestSpreadIgnoresForeignEchoes(t *testing.T) {
 	r := newSpreadRig(t, noLane)
 	r.agree()
@@ -449,4 +557,116 @@ func TestSpreadSurvivesARekeyAndLooksAgainAfterRoaming(t *testing.T) {
 	r.s.roamed(r.now)
 	r.run(500*time.Millisecond, 1)
 	r.want(spreadProbing)
+}
+
+// TestSpreadWaitsForTheBetterWay: where two ways work, the better one wins, though
+// its answers come later than those of the other one.
+func TestSpreadWaitsForTheBetterWay(t *testing.T) {
+	all := []spreadMode{spreadDirect, spreadReturn, spreadPaired, spreadListen}
+	for _, late := range []time.Duration{0, 50 * time.Millisecond, 130 * time.Millisecond} {
+		for _, lesser := range all[1:] {
+			t.Run(late.String()+" after "+lesser.String(), func(t *testing.T) {
+				r := newSpreadRig(t, everyLane)
+				r.via = func(way spreadMode) bool { return way == spreadDirect || way == lesser }
+				first := int64(0) // answer on the lesser way
+				r.extra = func(p pendingProbe) time.Duration {
+					if p.lane > 0 && p.via == spreadDirect {
+						return time.Hour
+					}
+					return 0
+				}
+				r.agree(all...)
+				for r.s.mode == spreadProbing && r.now < int64(3*time.Second) {
+					r.run(time.Millisecond)
+					if len(r.asked) > 0 {
+						r.ways[1], r.ways[2], r.ways[3] = true, true, true
+					}
+					if first == 0 && (r.s.second != 0 || r.s.labelled) {
+						first = r.now
+						for _, p := range r.s.pending {
+							if p.lane > 0 && p.via == spreadDirect {
+								r.answers = append(r.answers, rigAnswer{p, first + int64(late)})
+							}
+						}
+					}
+				}
+				r.want(spreadDirect)
+			})
+		}
+	}
+}
+
+// TestSpreadLeavesALesserWay: the best way begins to work when another one has been
+// taken. It is taken within seconds, with the lanes that flows have and no others.
+func TestSpreadLeavesALesserWay(t *testing.T) {
+	all := []spreadMode{spreadDirect, spreadReturn, spreadPaired, spreadListen}
+	for _, lesser := range all[1:] {
+		for _, after := range []time.Duration{100 * time.Millisecond, 20 * time.Minute} {
+			t.Run(lesser.String()+" after "+after.String(), func(t *testing.T) {
+				r := newSpreadRig(t, everyLane)
+				works := []spreadMode{lesser}
+				r.via = func(way spreadMode) bool { return slices.Contains(works, way) }
+				r.agree(all...)
+				for lane := range uint16(1024) {
+					r.ways[lane+1] = true
+				}
+				r.run(time.Second)
+				r.want(lesser)
+				lanes := []uint16{1, 2, 7}
+				for _, lane := range lanes {
+					r.note(r.s.openedLane(lane))
+				}
+				r.run(after, lanes...)
+				r.want(lesser)
+				r.dead, r.alive = nil, nil
+				works = append(works, spreadDirect)
+				at := r.now
+				for r.s.mode == lesser && r.now-at < int64(2*time.Minute) {
+					r.run(100*time.Millisecond, lanes...)
+				}
+				r.want(spreadDirect)
+				took := time.Duration(r.now - at)
+				t.Logf("after %v", took)
+				if limit := min(2*after+3*time.Second, 62*time.Second); took > limit {
+					t.Errorf("taken after %v, want %v at most", took, limit)
+				}
+				for _, lane := range lanes {
+					if slices.Contains(r.dead, lane) || !slices.Contains(r.alive, lane) {
+						t.Errorf("lane %d did not change over", lane)
+					}
+				}
+				if n := len(r.dead); n < 1000 {
+					t.Errorf("%d lanes are taken out that were not answered", n)
+				}
+			})
+		}
+	}
+}
+
+// TestSpreadStaysWhereLanesAreNotAnswered: the best way lets a few lanes through, but
+// not those in use.
+func TestSpreadStaysWhereLanesAreNotAnswered(t *testing.T) {
+	r := newSpreadRig(t, everyLane)
+	open := false
+	r.extra = func(p pendingProbe) time.Duration {
+		if p.via == spreadDirect && p.lane > 0 && (p.lane < 1000 || !open) {
+			return time.Hour
+		}
+		return 0
+	}
+	r.agree(spreadDirect, spreadReturn)
+	for lane := range uint16(1024) {
+		r.ways[lane+1] = true
+	}
+	lanes := []uint16{1, 2, 3, 4}
+	r.run(time.Second)
+	r.want(spreadReturn)
+	open = true
+	r.run(time.Minute, lanes...)
+	r.want(spreadReturn)
+	for _, lane := range lanes {
+		if slices.Contains(r.dead, lane) {
+			t.Errorf("lane %d was taken out", lane)
+		}
+	}
 }

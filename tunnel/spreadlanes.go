@@ -35,14 +35,17 @@ const (
 	silenceAgain = int64(300 * time.Millisecond)
 
 	crowdCheck  = int64(time.Second)
-	crowdFresh  = int64(7 * time.Second) // measurements as old as that are compared
-	crowdLeast  = int64(5 * time.Millisecond)
-	crowdProbes = 3                       // in a row
-	crowdEvery  = int64(10 * time.Second) // at most so often a flow is moved
-	crowdRest   = int64(time.Minute)      // until the lane is used again
-	crowdWait   = int64(time.Second)      // until a flow moves that does not pause
-	crowdMost   = 8                       // of the packets of the busiest lane, a sparse flow has not more than one in so many,
-	crowdSparse = 4                       // or so many packets between two lists
+	crowdActive = 2 * spreadTick                 // a lane is compared that data was sent on as lately as that
+	crowdFresh  = int64(7 * time.Second)         // measurements as old as that are compared
+	crowdLeast  = int64(2500 * time.Microsecond) // half of CoDel's target (RFC 8289 section 4.3),
+	crowdPart   = 8                              // and one in so many of the round trip
+	crowdProbes = 3                              // in a row
+	crowdAtOnce = 8                              // lanes compared with an idle one
+	crowdEvery  = int64(10 * time.Second)        // at most so often a flow is moved
+	crowdRest   = int64(time.Minute)             // until the lane is used again
+	crowdWait   = int64(time.Second)             // until a flow moves that does not pause
+	crowdMost   = 8                              // of the packets of the busiest lane, a sparse flow has not more than one in so many,
+	crowdSparse = 4                              // or so many packets between two lists
 )
 
 // laneCheck is what is known of one lane above 0, or of lane 0.
@@ -57,8 +60,10 @@ type laneCheck struct {
 	dscp    uint8 // which had this
 	brisk   bool  // it carried several packets between two lists,
 	missed  uint8 // lists since then without it, and with others
-	slow    uint8 // answers in a row that took far longer than on other lanes,
-	slowAt  int64 // the newest of which came then
+	slow    uint8 // comparisons in a row in which it took far longer than an idle lane,
+	beside  int64 // the newest of which began then
+	tried   int64 // last probe sent on a better way,
+	better  int64 // and last answer to one
 	dead    bool
 	shut    bool // flows may not have it yet
 	crowded bool
@@ -96,6 +101,7 @@ type laneWatch struct {
 	guarded   bool   // lanes have died: only proven ones are given to flows
 	guardTill int64
 	crowdAt   int64 // when to compare delays again
+	beside    beside
 	movedAt   int64 // when a flow was last moved for that
 	history   *listHistory
 }
@@ -124,7 +130,7 @@ func (s *spread) check(lane uint16) *laneCheck {
 func (s *spread) forgetLanes() {
 	s.lanes, s.cursor = s.lanes[:0], 0
 	w := &s.watch
-	w.suspects, w.guarded, w.doubtAt, w.history = w.suspects[:0], false, 0, nil
+	w.suspects, w.guarded, w.doubtAt, w.history, w.beside = w.suspects[:0], false, 0, nil, beside{}
 }
 
 // given asks for a probe on a lane that a flow was just given.
@@ -154,6 +160,7 @@ func (s *spread) watchLanes(now int64, owner spreadOwner, ev *spreadEvents) {
 		s.compareDelays(now, owner, ev)
 		s.endGuard(now, ev)
 		s.tick(now + spreadTick)
+		s.tryBetter(now, owner, ev)
 	}
 	if len(s.watch.suspects) > 0 || s.watch.doubtAt != 0 || len(s.urgent) > 0 {
 		s.tick(now + spreadSoon)
@@ -366,6 +373,8 @@ func (s *spread) proven(now int64, p *pendingProbe, ev *spreadEvents) {
 	if p.via == s.mode {
 		s.revive(now, p.lane, ev)
 		w.doubtAt, w.since = 0, now
+	} else {
+		s.betterAnswered(now, p)
 	}
 }
 

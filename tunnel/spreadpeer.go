@@ -43,7 +43,11 @@ func (p *peer) agreed(now int64, limit uint16, theirs *hello) {
 	if p.spread.mode == spreadOff {
 		return
 	}
+	was := p.spread.mode
 	p.spread.agree(now, limit, p.waysThatMay())
+	if p.spread.mode == spreadProbing && was != spreadProbing {
+		p.forgetWays() // of what came before nothing was noted
+	}
 	p.applySpread()
 }
 
@@ -76,7 +80,6 @@ func (p *peer) applySpread() {
 
 // spreadEvents does what the spread machine asks for.
 func (p *peer) spreadEvents(now int64, ev spreadEvents) {
-	p.applySpread()
 	p.moveLanes(now, &ev)
 	if ev.changed {
 		p.device.log.Info("lanes", "peer", p.name(), "spread", p.spread.name(p.device.options.Spread), "reason", p.spread.reason)
@@ -98,13 +101,15 @@ func (p *peer) spreadEvents(now int64, ev spreadEvents) {
 	}
 }
 
-// moveLanes gives flows other lanes.
+// moveLanes gives flows other lanes, and lanes another way: at once, so that no lane
+// goes a way that it is not known to go.
 func (p *peer) moveLanes(now int64, ev *spreadEvents) {
-	if !ev.anew && len(ev.out)+len(ev.in)+len(ev.held)+len(ev.crowded) == 0 {
+	if !ev.anew && !ev.changed && len(ev.out)+len(ev.in)+len(ev.held)+len(ev.crowded) == 0 {
 		return
 	}
 	p.lanesMu.Lock()
 	defer p.lanesMu.Unlock()
+	p.applySpread()
 	if ev.anew {
 		p.lanes, p.opened = nil, p.opened[:0]
 		if p.spread.mode == spreadProbing {

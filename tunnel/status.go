@@ -235,7 +235,7 @@ func (d *Device) queueStatus() (all QueueStatus) {
 	all.Sojourn = d.sojournNow()
 	c := &d.options.Queue
 	all.Parameters = FQCoDelStatus{
-		TargetMs: *milliseconds(int64(c.Target)), IntervalMs: *milliseconds(int64(c.Interval)), Quantum: c.Quantum, Flows: c.Flows,
+		TargetMs: *milliseconds(int64(c.Target)), IntervalMs: *milliseconds(int64(c.Interval)), Quantum: d.quantum(d.uplink.rate.Load()), Flows: c.Flows,
 		Limit: c.Limit, MemoryLimit: c.MemoryLimit, ECN: c.ECN, CEThresholdMs: *milliseconds(int64(c.CEThreshold)),
 	}
 	return all

@@ -24,7 +24,7 @@ func (p *peer) arm(now int64) {
 }
 
 func (p *peer) due(now int64) int64 {
-	at := earliest(p.timers.Next(), p.switchAt)
+	at := earliest(earliest(p.timers.Next(), p.switchAt), p.again.at)
 	if s := p.current; s != nil {
 		at = earliest(at, s.hello.next(s.keypair.Initiator))
 	}
@@ -61,6 +61,7 @@ func (p *peer) fire() {
 		return
 	}
 	p.act(now, p.timers.Fire(now))
+	p.sendInitiationAgain(now)
 	if p.current != nil {
 		p.helloStep(now, p.current)
 	}

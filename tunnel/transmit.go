@@ -54,8 +54,10 @@ func newTransmitter(d *Device, worker int) *transmitter {
 		device: d, worker: worker, tun: d.tun.Queues()[worker], hasher: d.hasher,
 		egress: newEgress(d.labels, transmitBatch),
 	}
-	t.queue = queue.New(d.queueConfig, t.queueDrop)
-	t.shaper = queue.NewShaper(queue.DefaultShaper(d.uplink.rate.Load()))
+	rate, c := d.uplink.rate.Load(), d.queueConfig
+	c.Quantum = d.quantum(rate)
+	t.queue = queue.New(c, t.queueDrop)
+	t.shaper = queue.NewShaper(queue.DefaultShaper(rate))
 	t.watch.flows.sparse = d.queueConfig.Quantum
 	t.priority.urgency = &d.urgency
 	return t
@@ -63,7 +65,6 @@ func newTransmitter(d *Device, worker int) *transmitter {
 
 // run ends when the TUN device does.
 func (t *transmitter) run() error {
-	defer t.priority.lower()
 	for {
 		if err := t.fill(); err != nil {
 			if t.device.handing.Load() {
@@ -107,8 +108,10 @@ func (t *transmitter) fill() error {
 // to do: in naps, where it is urgent.
 func (t *transmitter) first() (tun.Header, int, error) {
 	urgent := t.priority.urgent()
+	// Also if nothing waits: flows that wait for their acknowledgements may always
+	// have a few packets here, so that there is never none.
+	t.priority.breathe(t.now)
 	if t.waiting() {
-		t.priority.breathe(t.now)
 		return t.read(false)
 	}
 	for ; urgent; urgent = t.priority.urgent() {
@@ -143,6 +146,10 @@ func (t *transmitter) enqueue(pkt *packet) (unused *packet) {
 	p := d.routes.lookup(to)
 	if p == nil {
 		d.drops.add(dropNoPeer)
+		return pkt
+	}
+	if p.loops(to, pkt.payload()) {
+		p.drops.add(dropLoop)
 		return pkt
 	}
 	pkt.n = t.flow.Length
@@ -279,6 +286,11 @@ func (p *peer) chooseLane(now int64, socks *sockets, o *outgoing, flow uint64) {
 	}
 	p.lanesMu.Lock()
 	defer p.lanesMu.Unlock()
+	if counted { // it may have changed, with the lanes
+		if via = spreadMode(p.via.Load()); !via.spreads() {
+			return
+		}
+	}
 	for {
 		if via.pooled() {
 			agreed = min(agreed, socks.pool.Limit())

@@ -9,15 +9,10 @@ import (
 
 // Scheduler is what makes threads go before others, such as realtime.System.
 type Scheduler interface {
-	// Raise lets the calling goroutine's thread go first, on condition that it
-	// waits in Nap only, until Lower.
-	Raise() error
-	Lower()
-	// Assist lets all other threads go before those of other programs, behind
-	// those that n goroutines raise, and is called again and again; Desist
-	// ends that.
-	Assist(n int) error
-	Desist() error
+	// First puts all threads before those of other programs, on condition that
+	// n goroutines wait in Nap only, until Last. It is called again and again.
+	First(n int) error
+	Last() error
 	// Nap sleeps for d at most.
 	Nap(d time.Duration)
 	// Usage is for how long all threads together have run, and have waited for
@@ -65,14 +60,25 @@ type need struct {
 	hold        time.Duration // for which it stays
 	at          int64         // when decided last
 	ran, waited time.Duration // up to then
+	shortFrom   int64         // since when processors are short, but for a moment at times,
+	shortAt     int64         // and when they last were
 }
 
-// decide is told how long threads have run and waited up to now, and whether there
-// are sparse flows.
-func (n *need) decide(now int64, ran, waited time.Duration, sparse bool) (urgent bool) {
+// decide is told how long threads have run and waited up to now, and when a packet of a
+// sparse flow came last, 0 for never. What came before processors were short, has not
+// waited for one.
+func (n *need) decide(now int64, ran, waited time.Duration, seen int64) (urgent bool) {
 	elapsed := time.Duration(now - n.at)
 	r, w := ran-n.ran, waited-n.waited // less than 0 if a thread has ended
 	short := n.at != 0 && w*contended >= elapsed && w*contendedRun >= r
+	if short && (n.shortAt == 0 || now-n.shortAt > int64(sparseFor)) {
+		n.shortFrom = n.at
+	}
+	if short {
+		n.shortAt = now
+	}
+	sparse := seen != 0 && now-seen < int64(sparseFor)
+	short = short && seen >= n.shortFrom
 	n.at, n.ran, n.waited = now, ran, waited
 	lasted := time.Duration(now - n.since)
 	switch {
@@ -85,7 +91,7 @@ func (n *need) decide(now int64, ran, waited time.Duration, sparse bool) (urgent
 		n.urgent, n.since = true, now
 	case n.urgent && short && sparse:
 		n.since = now
-	case n.urgent && lasted >= n.hold && r*idle < elapsed:
+	case n.urgent && lasted >= n.hold && (r*idle < elapsed || !sparse):
 		n.urgent, n.since = false, now
 	}
 	return n.urgent
@@ -106,6 +112,7 @@ type urgency struct {
 	since  time.Time // when it became urgent
 	why    string    // why it never will be, "" if it may
 	closed bool
+	left   bool // urgency has just ended
 }
 
 func (u *urgency) init(d *Device, s Scheduler) {
@@ -153,22 +160,24 @@ func (u *urgency) decide() {
 	passed := u.passed.Swap(false)
 	now := u.device.clock.Now()
 	before := u.need.urgent
-	urgent := u.need.decide(now, ran, waited, u.device.sparseOfLate(now))
+	urgent := u.need.decide(now, ran, waited, u.device.sparseSeen())
 	if urgent != before {
 		u.since = u.device.clock.Wall()
 	}
+	u.now.Store(urgent)
 	switch {
 	case urgent:
-		err = u.scheduler.Assist(len(u.device.transmit) + len(u.device.receive))
-	case before:
-		err = u.scheduler.Desist()
+		// Again and again, as a thread that started a program does not pass it on (realtime.Run).
+		err = u.scheduler.First(len(u.device.transmit) + len(u.device.receive))
+	case before || u.left:
+		err = u.scheduler.Last() // twice: nobody is to be forgotten
 	}
+	u.left = before && !urgent
 	if err != nil {
 		u.never(err)
 		return
 	}
-	u.now.Store(urgent) // after that, so that nobody waits for it while threads must wait
-	if passed || urgent {
+	if passed || urgent || u.left {
 		u.timer.Reset(urgencyEvery)
 		return
 	}
@@ -185,18 +194,9 @@ func (u *urgency) never(err error) {
 // end lets nothing be urgent any more. The caller holds mu.
 func (u *urgency) end() {
 	u.now.Store(false)
-	if u.need.urgent {
-		u.need.urgent = false
-		_ = u.scheduler.Desist() // as far as that is possible
-	}
-}
-
-// refused is told that a worker could not be raised.
-func (u *urgency) refused(err error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.why == "" {
-		u.never(err)
+	if u.need.urgent || u.left {
+		u.need.urgent, u.left = false, false
+		_ = u.scheduler.Last() // as far as that is possible
 	}
 }
 
@@ -227,50 +227,29 @@ func (u *urgency) status() string {
 	}
 }
 
-// sparseOfLate tells whether a flow that is not bulk has sent something lately.
-func (d *Device) sparseOfLate(now int64) bool {
+// sparseSeen is when a packet of a flow came last that is not bulk, 0 = never.
+func (d *Device) sparseSeen() (at int64) {
 	for _, t := range d.transmit {
 		t.watch.mu.Lock()
-		seen := t.watch.flows.sparseSeen
+		at = max(at, t.watch.flows.sparseSeen)
 		t.watch.mu.Unlock()
-		if seen != 0 && now-seen < int64(sparseFor) {
-			return true
-		}
 	}
-	return false
+	return at
 }
 
 // A priority is how one worker keeps to what is urgent. It is the worker's own.
 type priority struct {
 	urgency *urgency
-	raised  bool
+	napping bool  // rather than waiting
 	rested  int64 // when it last napped
 }
 
-// urgent tells whether the worker is to nap rather than to wait, and sees to it that
-// it is raised if so, and only then.
+// urgent tells whether the worker is to nap rather than to wait.
 func (p *priority) urgent() bool {
-	u := p.urgency
-	if u.now.Load() == p.raised {
-		return p.raised
+	if now := p.urgency.now.Load(); now != p.napping {
+		p.napping, p.rested = now, p.urgency.device.clock.Now()
 	}
-	if p.raised {
-		p.lower()
-		return false
-	}
-	if err := u.scheduler.Raise(); err != nil {
-		u.refused(err)
-		return false
-	}
-	p.raised, p.rested = true, u.device.clock.Now()
-	return true
-}
-
-func (p *priority) lower() {
-	if p.raised {
-		p.raised = false
-		p.urgency.scheduler.Lower()
-	}
+	return p.napping
 }
 
 // nap sleeps for a moment, or for d if that is less.
@@ -281,7 +260,7 @@ func (p *priority) nap(d time.Duration) {
 
 // breathe naps if the worker has worked for long.
 func (p *priority) breathe(now int64) {
-	if p.raised && now-p.rested > int64(longestRun) {
+	if p.napping && now-p.rested > int64(longestRun) {
 		p.nap(napFor)
 	}
 }

@@ -26,6 +26,8 @@ func TestNeed(t *testing.T) {
 		{"a daemon that waits little, for what it does", []step{calm, {ran: tick, waited: tick / 6, sparse: true}}, "--"},
 		{"many threads that are all just woken up often", []step{calm, {ran: 16 * tick, waited: tick, sparse: true}}, "--"},
 		{"a thread that ended takes its times along", []step{calm, {ran: -tick, waited: -tick, sparse: true}, busy}, "--u"},
+		{"what came before they were short has not waited", []step{calm, busy.before(2 * tick), busy.before(3 * tick), busy.before(tick)}, "---u"},
+		{"much to do, but nobody waits any more", []step{calm, busy, {ran: leastHold / 2, lasts: leastHold}}, "-u-"},
 		{"it lasts for the hold", []step{calm, busy, calm.lasting(leastHold - tick), calm}, "-uu-"},
 		{"as long as there is much to do", []step{calm, busy, fast.lasting(2 * leastHold), fast, calm}, "-uuu-"},
 		{"the hold begins anew while processors are short", []step{calm, busy, busy.lasting(leastHold), calm, calm.lasting(leastHold)}, "-uuu-"},
@@ -46,7 +48,7 @@ func TestNeed(t *testing.T) {
 			for _, s := range test.steps {
 				now += int64(max(s.lasts, tick))
 				ran, waited = ran+s.ran, waited+s.waited
-				got += map[bool]string{true: "u", false: "-"}[n.decide(now, ran, waited, s.sparse)]
+				got += map[bool]string{true: "u", false: "-"}[n.decide(now, ran, waited, s.seen(now))]
 			}
 			if got != test.want {
 				t.Errorf("got %s, want %s", got, test.want)
@@ -59,6 +61,17 @@ type step struct {
 	ran, waited time.Duration
 	sparse      bool
 	lasts       time.Duration // 0: urgencyEvery
+	ago         time.Duration // the packet of a sparse flow came, before the step's end
+}
+
+func (s step) before(d time.Duration) step { s.ago = d; return s }
+
+// seen is when the packet of a sparse flow came.
+func (s step) seen(now int64) int64 {
+	if !s.sparse {
+		return 0
+	}
+	return now - int64(s.ago)
 }
 
 // lasting makes a step of d, in which the same is done all the time.
@@ -72,13 +85,13 @@ func TestHoldHasAnEnd(t *testing.T) {
 	now, waited := int64(1), time.Duration(0)
 	for range 100 {
 		now += int64(urgencyEvery)
-		n.decide(now, 0, waited, true)
+		n.decide(now, 0, waited, now)
 		now, waited = now+int64(urgencyEvery), waited+urgencyEvery
-		if !n.decide(now, 0, waited, true) {
+		if !n.decide(now, 0, waited, now) {
 			t.Fatal("not urgent")
 		}
 		now += int64(mostHold)
-		if n.decide(now, 0, waited, true) {
+		if n.decide(now, 0, waited, now) {
 			t.Fatalf("still urgent after %v without a reason", mostHold)
 		}
 	}
@@ -89,45 +102,31 @@ type crowded struct {
 	mu      sync.Mutex
 	short   bool
 	refuses error
-	raised  int // now
-	raises  int // in all
+	first   []int // for how many goroutines, each time
+	lasts   int
+	before  bool // all go first
 	naps    int
-	assists []int // of how many goroutines
-	desists int
 	began   time.Time
 	// ending, if closed, ends naps: a test that closes a device waits for it in
 	// ways that keep a bubble's time from passing.
 	ending chan struct{}
 }
 
-func (c *crowded) Raise() error {
+func (c *crowded) First(n int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.refuses != nil {
-		return c.refuses
+	if c.refuses == nil {
+		c.before = true
+		c.first = append(c.first, n)
 	}
-	c.raised++
-	c.raises++
-	return nil
+	return c.refuses
 }
 
-func (c *crowded) Lower() {
+func (c *crowded) Last() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.raised--
-}
-
-func (c *crowded) Assist(n int) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.assists = append(c.assists, n)
-	return nil
-}
-
-func (c *crowded) Desist() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.desists++
+	c.before = false
+	c.lasts++
 	return nil
 }
 
@@ -167,8 +166,8 @@ func crossings(a, b *site, n int) int {
 	return len(b.tun.received())
 }
 
-// While processors are short, all workers are raised and nap, and nothing is lost;
-// then none is, and nothing is decided any more once nothing passes.
+// While processors are short, all workers go first and nap, and nothing is lost;
+// then none does, and nothing is decided any more once nothing passes.
 func TestWorkersGoFirstWhileProcessorsAreShort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		machine := &crowded{}
@@ -177,16 +176,16 @@ func TestWorkersGoFirstWhileProcessorsAreShort(t *testing.T) {
 				c.Scheduler = machine
 			}
 		})
-		if n := crossings(a, b, 100); n != 100 || machine.naps != 0 || machine.raises != 0 {
-			t.Errorf("at first %d of 100 arrived, with %d naps and %d workers raised", n, machine.naps, machine.raises)
+		if n := crossings(a, b, 100); n != 100 || machine.naps != 0 || machine.before {
+			t.Errorf("at first %d of 100 arrived, with %d naps; before others: %v", n, machine.naps, machine.before)
 		}
 		machine.set(true)
 		if n := crossings(a, b, 100); n != 100 || machine.naps == 0 {
 			t.Errorf("when processors were short %d of 100 arrived, with %d naps", n, machine.naps)
 		}
 		// b sends nothing but keepalives and reports, which nobody waits for.
-		if machine.raised != 2 || len(machine.assists) == 0 || machine.assists[0] != 2 {
-			t.Errorf("%d workers are raised of two, assisted for %v", machine.raised, machine.assists)
+		if !machine.before || machine.first[0] != 2 {
+			t.Errorf("before others: %v, two workers nap, and room was made for %v", machine.before, machine.first)
 		}
 		if s := a.device.Status().Realtime; !strings.HasPrefix(s, "in use since ") {
 			t.Errorf("status %q", s)
@@ -195,8 +194,8 @@ func TestWorkersGoFirstWhileProcessorsAreShort(t *testing.T) {
 		if n := crossings(a, b, int(leastHold/(20*time.Millisecond))+100); n != int(leastHold/(20*time.Millisecond))+100 {
 			t.Errorf("afterwards %d arrived", n)
 		}
-		if machine.raised != 0 || machine.desists != 1 {
-			t.Errorf("afterwards %d workers are raised, and %d times the others were left alone", machine.raised, machine.desists)
+		if machine.before || machine.lasts != 2 {
+			t.Errorf("afterwards before others: %v, ended %d times", machine.before, machine.lasts)
 		}
 		naps := machine.naps
 		crossings(a, b, 10)
@@ -211,21 +210,57 @@ func TestWorkersGoFirstWhileProcessorsAreShort(t *testing.T) {
 	})
 }
 
-// Raised workers end with the device, and are lowered.
-func TestRaisedWorkersEnd(t *testing.T) {
+// An urgent worker that always finds a packet, and never two, naps all the same.
+func TestUrgentWorkersNapThoughThereIsAlwaysAPacket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		machine := &crowded{short: true, began: time.Now(), ending: make(chan struct{})}
+		a, b := pair(t, newMemNet(), func(c *Config) {
+			if c.Scheduler == nil {
+				c.Scheduler = machine
+			}
+		})
+		crossings(a, b, 100)
+		const lasts = time.Second
+		end := time.Now().Add(lasts)
+		next := func() []byte {
+			time.Sleep(100 * time.Microsecond) // what it costs
+			return a.udp(b, 2000, 0, 100)
+		}
+		machine.mu.Lock()
+		before := machine.naps
+		machine.mu.Unlock()
+		a.tun.endless.Store(&next)
+		time.Sleep(time.Until(end))
+		a.tun.endless.Store(nil)
+		machine.mu.Lock()
+		naps := machine.naps - before
+		machine.mu.Unlock()
+		t.Logf("%d naps in %v", naps, lasts)
+		// Of the two workers one has nothing to receive, and does nothing else.
+		if idle, want := int(lasts/napFor), int(lasts/(longestRun+napFor)); naps < idle+want*9/10 {
+			t.Errorf("%d naps in %v, want %d by who receives and %d by who sends", naps, lasts, idle, want)
+		}
+		close(machine.ending)
+		a.stop()
+		b.stop()
+	})
+}
+
+// Urgent workers end with the device, and nobody goes first then.
+func TestUrgentWorkersEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		machine := &crowded{short: true, began: time.Now(), ending: make(chan struct{})}
 		a, b := pair(t, newMemNet(), func(c *Config) { c.Scheduler = machine })
 		crossings(a, b, 100)
-		if machine.raised == 0 {
-			t.Error("none is raised")
+		if !machine.before {
+			t.Error("they do not go first")
 		}
 		close(machine.ending)
 		a.stop()
 		b.stop()
 		synctest.Wait()
-		if machine.raised != 0 || machine.desists == 0 {
-			t.Errorf("%d workers are raised in the end; desisted %d times", machine.raised, machine.desists)
+		if machine.before {
+			t.Error("they go first in the end")
 		}
 	})
 }
@@ -242,8 +277,8 @@ func TestWorkersThatMayNotGoFirst(t *testing.T) {
 		}
 		a.stop()
 		b.stop()
-		if machine.raised != 0 {
-			t.Errorf("%d are raised", machine.raised)
+		if machine.before {
+			t.Error("they go first")
 		}
 	})
 }

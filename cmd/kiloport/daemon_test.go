@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -134,6 +137,21 @@ func await(t *testing.T, what string, done func() bool) {
 // not in the namespace.
 func linkName(suffix string) string { return fmt.Sprintf("kc%d%s", os.Getpid()%1000000, suffix) }
 
+// listener is the process that listens for an interface.
+func (n *namespace) listener(name string) (pid string) {
+	n.t.Helper()
+	stdout := n.run("ss", "-xlpH")
+	for line := range strings.Lines(stdout) {
+		if strings.Contains(line, "/"+name+".sock") {
+			_, rest, _ := strings.Cut(line, "pid=")
+			pid, _, _ := strings.Cut(rest, ",")
+			return pid
+		}
+	}
+	n.t.Fatalf("no process listens for %s: %s", name, stdout)
+	return ""
+}
+
 func listening(name string) bool {
 	conn, err := net.Dial("unix", uapi.SocketPath(name))
 	if err == nil {
@@ -215,6 +233,61 @@ AllowedIPs = 10.0.0.2/32, 10.7.0.0/16, ::/0, 0.0.0.0/0
 		if got, _ := os.ReadFile(marks); string(got) != "preup "+name+"\npostup\npredown\npostdown\n" {
 			t.Errorf("commands ran as %q", got)
 		}
+	}
+}
+
+// Of a daemon in the background that crashed, who asks for it hears why; of one that
+// ended as it was told to, nothing is left.
+func TestLastWords(t *testing.T) {
+	n := newNamespace(t)
+	name := linkName("l")
+	path := writeConfig(t, name, "[Interface]\nPrivateKey="+privateKey+"\n")
+	ended := strings.TrimSuffix(uapi.SocketPath(name), ".sock") + ".ended"
+	for _, c := range []struct {
+		signal syscall.Signal
+		said   string
+	}{{syscall.SIGQUIT, "SIGQUIT: quit"}, {syscall.SIGKILL, "it was killed"}, {syscall.SIGTERM, ""}} {
+		if _, stderr, code := n.kiloport("up", path); code != 0 {
+			t.Fatalf("up: status %d, %s", code, stderr)
+		}
+		if pid, err := strconv.Atoi(n.listener(name)); err != nil {
+			t.Fatal(err)
+		} else if err := syscall.Kill(pid, c.signal); err != nil {
+			t.Fatal(err)
+		}
+		await(t, "its end", func() bool { return !listening(name) })
+		await(t, "the interface to go", func() bool { return !strings.Contains(n.state(), name) })
+		await(t, "last words", func() bool { return c.said != "" || uapi.LastWords(name) == "" })
+		if _, err := uapi.Dial(name); err == nil || !strings.Contains(err.Error(), c.said) || (c.said == "") != !strings.Contains(err.Error(), ended) {
+			t.Errorf("after %v: %v", c.signal, err)
+		}
+	}
+	// Who waits for down finds nothing any more.
+	for range 10 {
+		if _, stderr, code := n.kiloport("up", path); code != 0 {
+			t.Fatalf("up: status %d, %s", code, stderr)
+		}
+		if _, stderr, code := n.kiloport("down", name); code != 0 {
+			t.Fatalf("down: status %d, %s", code, stderr)
+		}
+		if _, err := os.Stat(ended); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("it left %s: %v", ended, err)
+		}
+	}
+}
+
+// An error with which a daemon ended is there for who asks.
+func TestLastWordsOfAnError(t *testing.T) {
+	name := linkName("w")
+	log := slog.New(slog.DiscardHandler)
+	t.Cleanup(func() { debug.SetCrashOutput(nil, debug.CrashOptions{}) })
+	openLastWords(name, log).say(errors.New("no more"))
+	if words := uapi.LastWords(name); words != "no more" {
+		t.Errorf("said %q", words)
+	}
+	openLastWords(name, log).say(nil)
+	if words := uapi.LastWords(name); words != "" {
+		t.Errorf("said %q", words)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"syscall"
 
+	"kiloport/cmd/kiloport/quick"
 	"kiloport/portpool"
 	"kiloport/tunnel"
 	"kiloport/tunnel/realtime"
@@ -39,6 +40,7 @@ type daemon struct {
 	anyIP   func() error // takes back what made source addresses ours
 	log     *slog.Logger
 	life    lifecycle
+	words   *lastWords // nil: until packets flow, a terminal hears them
 }
 
 // lifecycle is what is around a device. The zero value is nothing.
@@ -85,13 +87,42 @@ func (c *command) runDevice(ctx context.Context, name string) error {
 	}
 	outliveReaders()
 	defer d.socket.Remove()
-	device, err := d.device(options, nil)
+	device, err := d.device(options, nil, nil)
 	if err != nil {
 		d.close()
 		return err
 	}
 	d.life = alone{log}
 	return d.serve(ctx, device, device)
+}
+
+// lastWords is where a daemon, which may have let go of the terminal, says why it ends.
+type lastWords struct{ file *os.File } // nil: nowhere
+
+// openLastWords has a traceback of the Go runtime's kept there, too.
+func openLastWords(name string, log *slog.Logger) *lastWords {
+	f, err := uapi.OpenLastWords(name)
+	if err == nil {
+		err = debug.SetCrashOutput(f, debug.CrashOptions{})
+	}
+	if err != nil {
+		log.Warn("if this process ends by itself, nobody will know why", "interface", name, "error", err)
+	}
+	return &lastWords{f}
+}
+
+// say is called at an end that is none of the runtime's. Of one without an error
+// nothing is left.
+func (w *lastWords) say(err error) {
+	if w.file == nil {
+		return
+	}
+	if err != nil {
+		fmt.Fprintln(w.file, quick.Hide(err.Error()))
+	} else {
+		os.Remove(w.file.Name()) // a word too much, if that fails
+	}
+	w.file.Close()
 }
 
 // openDaemon makes, or inherits, the TUN device and the socket.
@@ -159,7 +190,7 @@ func (d *daemon) close() {
 // nothing, and a home router has none to spare.
 const heapGrowth = 25
 
-func (d *daemon) device(options tunnel.Options, listen []*os.File) (*tunnel.Device, error) {
+func (d *daemon) device(options tunnel.Options, listen, pool []*os.File) (*tunnel.Device, error) {
 	debug.SetGCPercent(heapGrowth)
 	var err error
 	if d.anyIP, err = site.AnyIP(options.SourcePrefixes.All()); err != nil {
@@ -167,7 +198,7 @@ func (d *daemon) device(options tunnel.Options, listen []*os.File) (*tunnel.Devi
 	}
 	device, err := tunnel.New(tunnel.Config{
 		TUN: d.tun, Options: options, Log: d.log, Constants: constants, Clock: tunnel.NewPreciseClock(),
-		Scheduler: d.scheduler(options), Listen: listen,
+		Scheduler: d.scheduler(options), Listen: listen, Pool: pool,
 	})
 	if err != nil {
 		return nil, errors.Join(err, d.anyIP())
@@ -204,10 +235,15 @@ type successor interface {
 func (d *daemon) serve(ctx context.Context, device *tunnel.Device, backend uapi.Backend) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	heard := d.words == nil
+	if heard {
+		d.words = openLastWords(d.name, d.log)
+	}
 	unlinked, err := uapi.Watch(ctx, d.socket.Path())
 	if err != nil {
 		d.socket.Close()
 		device.Close()
+		d.say(err, heard)
 		return err
 	}
 	serveCtx, stopServing := context.WithCancel(context.WithoutCancel(ctx))
@@ -217,9 +253,11 @@ func (d *daemon) serve(ctx context.Context, device *tunnel.Device, backend uapi.
 	go func() { ran <- device.Run(context.WithoutCancel(ctx)) }()
 	stopMetrics := d.metrics.serve(device, d.log)
 	go watchdog(serveCtx, device.Responsive, d.log)
+	go site.WatchAddresses(serveCtx, d.name, device.AddressesChanged, d.log)
 
 	elsewhere := false
 	if err = d.life.started(ctx); err == nil {
+		heard = false
 		elsewhere, err = d.wait(ctx, device, unlinked, ran)
 	}
 	if !elsewhere {
@@ -233,8 +271,17 @@ func (d *daemon) serve(ctx context.Context, device *tunnel.Device, backend uapi.
 		err = errors.Join(err, d.anyIP())
 		d.life.gone() // before those are let go who wait for everything to be undone
 	}
+	d.say(err, heard)
 	stopServing()
 	return errors.Join(err, <-served)
+}
+
+// say says the last words, unless a terminal hears them.
+func (d *daemon) say(err error, heard bool) {
+	if heard {
+		err = nil
+	}
+	d.words.say(err)
 }
 
 // wait waits for the end, which is not one if there is a successor.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -27,17 +28,18 @@ import (
 // envHandover lists descriptors as NAME=NUMBER, with commas between.
 const envHandover = "KILOPORT_HANDOVER"
 
-// The names of the descriptors, of which tun and listen may come more than once.
+// The names of the descriptors, of which tun, listen and pool may come more than once.
 const (
 	handedState   = "kiloport-state"
 	handedTUN     = "kiloport-tun"
 	handedListen  = "kiloport-listen"
+	handedPool    = "kiloport-pool"
 	handedControl = "kiloport-control"
 	handedMetrics = "kiloport-metrics"
 )
 
 // handoverNames are all of them.
-var handoverNames = []string{handedState, handedTUN, handedListen, handedControl, handedMetrics}
+var handoverNames = []string{handedState, handedTUN, handedListen, handedPool, handedControl, handedMetrics}
 
 // maxState bounds what is read of the state, in bytes: 10 000 peers with all lanes
 // in use, and more.
@@ -63,6 +65,7 @@ type handedDaemon struct {
 type predecessor struct {
 	handedDaemon
 	tun, listen      []*os.File
+	pool             []*os.File
 	control, metrics *os.File
 	log              *slog.Logger
 }
@@ -118,6 +121,8 @@ func readHandover(files []handedFile) (*predecessor, error) {
 			p.tun = append(p.tun, f.file)
 		case handedListen:
 			p.listen = append(p.listen, f.file)
+		case handedPool:
+			p.pool = append(p.pool, f.file)
 		case handedControl:
 			p.control = f.file
 		case handedMetrics:
@@ -173,7 +178,7 @@ func writeState(state *os.File, d handedDaemon) error {
 }
 
 func (p *predecessor) close() {
-	for _, f := range append(append([]*os.File{p.control, p.metrics}, p.tun...), p.listen...) {
+	for _, f := range slices.Concat([]*os.File{p.control, p.metrics}, p.tun, p.listen, p.pool) {
 		if f != nil {
 			f.Close()
 		}
@@ -226,6 +231,9 @@ func (d *daemon) handOver(device *tunnel.Device, rest handedDaemon) (files []han
 	}
 	for _, f := range h.Listen {
 		files = append(files, handedFile{handedListen, f})
+	}
+	for _, f := range h.Pool {
+		files = append(files, handedFile{handedPool, f})
 	}
 	rest.Device = h.State
 	err = writeState(state, rest)

@@ -18,8 +18,17 @@ var queueOptions = []option{
 		func(c *queue.Config) *time.Duration { return &c.Target }),
 	duration("queue-interval", "QueueInterval", "how long the delay may stand above the target before CoDel acts: about the longest round trip, at most 1m",
 		func(c *queue.Config) *time.Duration { return &c.Interval }),
-	number("queue-quantum", "QueueQuantum", "BYTES", "what a flow may send in its turn, 64 to 1048576 bytes",
-		64, 1<<20, func(c *queue.Config) *int { return &c.Quantum }),
+	{
+		flag: "queue-quantum", key: "QueueQuantum", value: "BYTES|auto",
+		help: "what a flow may send in its turn, 64 to 1048576 bytes; auto is 1514, and for a line with a rate what that sends in 125 µs, at least 300 and at most the MTU",
+		set:  setQuantum,
+		get: func(o *tunnel.Options) string {
+			if !o.FixedQuantum {
+				return "auto"
+			}
+			return strconv.Itoa(o.Queue.Quantum)
+		},
+	},
 	number("queue-flows", "QueueFlows", "N", "queues that flows are hashed into, 1 to 65536",
 		1, 1<<16, func(c *queue.Config) *int { return &c.Flows }),
 	number("queue-limit", "QueueLimit", "PACKETS", "packets that may wait in all, 1 to 1048576; a super-packet is one",
@@ -76,20 +85,33 @@ func parseDuration(v string) (time.Duration, error) {
 	return d, nil
 }
 
+func setQuantum(o *tunnel.Options, v string) (err error) {
+	if o.FixedQuantum = !strings.EqualFold(v, "auto"); !o.FixedQuantum {
+		o.Queue.Quantum = queue.Default().Quantum
+		return nil
+	}
+	o.Queue.Quantum, err = parseNumber(v, 64, 1<<20)
+	return err
+}
+
 // number is a parameter that is a count or a size within bounds.
 func number(flag, key, value, help string, low, high int, of func(*queue.Config) *int) option {
 	return option{
 		flag: flag, key: key, value: value, help: help,
-		set: func(o *tunnel.Options, v string) error {
-			n, err := strconv.Atoi(v)
-			if err != nil || n < low || n > high {
-				return fmt.Errorf("%q is not a number within %d to %d", v, low, high)
-			}
-			*of(&o.Queue) = n
-			return nil
+		set: func(o *tunnel.Options, v string) (err error) {
+			*of(&o.Queue), err = parseNumber(v, low, high)
+			return err
 		},
 		get: func(o *tunnel.Options) string { return strconv.Itoa(*of(&o.Queue)) },
 	}
+}
+
+func parseNumber(v string, low, high int) (int, error) {
+	n, err := strconv.Atoi(v)
+	if err != nil || n < low || n > high {
+		return 0, fmt.Errorf("%q is not a number within %d to %d", v, low, high)
+	}
+	return n, nil
 }
 
 // byteUnits are those of tc(8), which knows binary ones alone. Its words for sizes

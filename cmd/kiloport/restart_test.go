@@ -33,8 +33,8 @@ type underLoad struct {
 // underLoads counts them, for their names.
 var underLoads int
 
-// newUnderLoad brings two sites up.
-func newUnderLoad(t *testing.T) *underLoad {
+// newUnderLoad brings two sites up, after something is done to their namespaces.
+func newUnderLoad(t *testing.T, before ...func(a, b *namespace)) *underLoad {
 	l := &underLoad{t: t, a: namedNamespace(t, "a"), b: namedNamespace(t, "b"), stop: make(chan struct{})}
 	// Other names each time: the daemon at b may be there for a moment longer.
 	underLoads++
@@ -43,6 +43,9 @@ func newUnderLoad(t *testing.T) *underLoad {
 	for i, n := range []*namespace{l.a, l.b} {
 		n.run("ip", "addr", "add", fmt.Sprintf("192.0.2.%d/24", i+1), "dev", "wan")
 		n.run("ip", "link", "set", "wan", "up")
+	}
+	for _, do := range before {
+		do(l.a, l.b)
 	}
 	l.configA = "[Interface]\nPrivateKey=" + privateKey + "\nListenPort=51820\nAddress=10.9.0.1/24\nPorts=64\n" +
 		"[Peer]\nPublicKey=" + peerPublic + "\nEndpoint=192.0.2.2:51820\nAllowedIPs=10.9.0.2/32\n"
@@ -181,16 +184,7 @@ func (l *underLoad) while() { time.Sleep(300 * time.Millisecond) }
 
 func (l *underLoad) pid() string {
 	l.t.Helper()
-	stdout := l.a.run("ss", "-xlpH")
-	for line := range strings.Lines(stdout) {
-		if strings.Contains(line, "/"+l.nameA+".sock") {
-			_, rest, _ := strings.Cut(line, "pid=")
-			pid, _, _ := strings.Cut(rest, ",")
-			return pid
-		}
-	}
-	l.t.Fatalf("no process listens for %s: %s", l.nameA, stdout)
-	return ""
+	return l.a.listener(l.nameA)
 }
 
 // A reload under load loses nothing: peers, addresses and routes come and go.
@@ -276,5 +270,37 @@ func TestRestartUnderLoad(t *testing.T) {
 	}
 	if _, stderr, code := l.a.kiloport("down", l.nameA); code != 0 || strings.Contains(l.a.state(), l.nameA) {
 		t.Errorf("down: status %d, %s%s", code, stderr, l.a.state())
+	}
+}
+
+// A restart behind a firewall that lets in only answers: the far side, which answers to
+// ports of the pool, goes on to do so, and loses next to nothing either.
+func TestRestartBehindAFirewall(t *testing.T) {
+	l := newUnderLoad(t, func(a, _ *namespace) {
+		a.run("nft", "table inet wall { chain in { type filter hook input priority 0; "+
+			"iifname wan ct state established,related accept; iifname wan meta l4proto udp drop; }; }")
+	})
+	l.begin()
+	await(t, "answers to ports of the pool", func() bool {
+		p := l.b.status(l.nameB).Peers[0]
+		return p.Mode == "return" && p.Lanes.InUse > tcpFlows
+	})
+	for range 3 {
+		if _, stderr, code := l.a.kiloport("restart", l.nameA); code != 0 {
+			t.Fatalf("restart: status %d, %s", code, stderr)
+		}
+		await(t, "lanes after the restart", func() bool {
+			s := l.a.status(l.nameA)
+			return s.Up && s.Peers[0].Mode == "direct" && s.Peers[0].Lanes.InUse > tcpFlows
+		})
+		l.while()
+		if p := l.b.status(l.nameB).Peers[0]; p.Mode != "return" || p.Lanes.InUse <= tcpFlows {
+			t.Errorf("the far side is in mode %s with %d lanes in use", p.Mode, p.Lanes.InUse)
+		}
+	}
+	lost := l.end()
+	t.Logf("3 restarts: lost %d and %d datagrams of %d, %d MB of TCP", lost[0], lost[1], l.sent[0].Load(), l.bytes.Load()>>20)
+	if max(lost[0], lost[1]) >= mayBeLost {
+		t.Errorf("lost %d and %d datagrams of %d in 3 restarts", lost[0], lost[1], l.sent[0].Load())
 	}
 }

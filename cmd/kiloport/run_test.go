@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"kiloport/tunnel/noise"
+	"kiloport/tunnel/uapi"
 )
 
 // TestMain lets the test binary be the program: the tests of whole daemons start
@@ -18,7 +19,13 @@ func TestMain(m *testing.M) {
 		shortenTimers(os.Getenv(envRekeyAfter))
 		main()
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	// Of daemons that tests kill something stays, as of any.
+	left, _ := filepath.Glob(strings.TrimSuffix(uapi.SocketPath(linkName("*")), ".sock"))
+	for _, path := range left {
+		os.Remove(path)
+	}
+	os.Exit(code)
 }
 
 // The environment of a test binary that is to be the program, and after how

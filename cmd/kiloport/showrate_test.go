@@ -67,7 +67,7 @@ func TestQueueOptions(t *testing.T) {
 	}{
 		"queue-target":       {"5ms", []string{"1ms", "20ms"}, map[string]string{"5": "is not a duration", "0s": "above 0", "-1ms": "above 0", "2m": "up to 1m"}},
 		"queue-interval":     {"100ms", []string{"30ms", "1s"}, map[string]string{"": "is not a duration", "61s": "up to 1m"}},
-		"queue-quantum":      {"1514", []string{"300", "1048576"}, map[string]string{"63": "within 64 to 1048576", "many": "is not a number"}},
+		"queue-quantum":      {"auto", []string{"300", "1514", "1048576"}, map[string]string{"63": "within 64 to 1048576", "many": "is not a number"}},
 		"queue-flows":        {"1024", []string{"1", "65536"}, map[string]string{"0": "within 1 to 65536", "65537": "within"}},
 		"queue-limit":        {"10240", []string{"1", "1048576"}, map[string]string{"0": "within 1 to 1048576", "1e3": "is not a number"}},
 		"queue-memory":       {"16m", []string{"64k", "100000", "1g"}, map[string]string{"63k": "within 64k to 16g", "17g": "within", "32t": "is not a number of bytes", "-1m": "within"}},

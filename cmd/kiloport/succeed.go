@@ -14,10 +14,13 @@ import (
 
 // goOn takes the place of a process before this one.
 func (u *upped) goOn(ctx context.Context, from *predecessor) error {
+	words := openLastWords(u.name, u.log) // nobody waits for this process
 	if err := u.takeOver(ctx, from); err != nil {
 		from.abandon()
+		words.say(err)
 		return err
 	}
+	u.daemon.words = words
 	defer u.daemon.metrics.close()
 	defer func() {
 		if !u.elsewhere {
@@ -47,11 +50,11 @@ func (u *upped) takeOver(ctx context.Context, from *predecessor) (err error) {
 		return errors.Join(err, d.socket.Remove())
 	}
 	from.tun = nil
-	if u.device, err = d.device(u.options, from.listen); err != nil {
+	if u.device, err = d.device(u.options, from.listen, from.pool); err != nil {
 		d.close()
 		return errors.Join(err, d.socket.Remove())
 	}
-	from.listen = nil
+	from.listen, from.pool = nil, nil
 	u.daemon, u.isUp = d, true
 	request := *u.asked
 	if from.Site.FwMark != 0 {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
+
+	"kiloport/tunnel/realtime"
 )
 
 // envUnit is the unit that this process is, set by its file in deploy/systemd.
@@ -103,12 +105,14 @@ func toBeRestarted(log *slog.Logger) bool {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), systemctlTimeout)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "systemctl", "list-jobs", "--no-legend", "--plain", "--full", unit).Output()
-	if err != nil {
+	cmd := exec.CommandContext(ctx, "systemctl", "list-jobs", "--no-legend", "--plain", "--full", unit)
+	var out strings.Builder
+	cmd.Stdout = &out
+	if err := realtime.Run(cmd); err != nil {
 		log.Warn("systemd does not say whether this is a restart: ending for good", "error", err)
 		return false
 	}
-	for line := range strings.Lines(string(out)) {
+	for line := range strings.Lines(out.String()) {
 		if f := strings.Fields(line); len(f) >= 3 && f[1] == unit && strings.HasSuffix(f[2], "restart") {
 			return true
 		}

@@ -20,6 +20,7 @@ import (
 	"kiloport/cmd/kiloport/quick"
 	"kiloport/portpool"
 	"kiloport/tunnel"
+	"kiloport/tunnel/realtime"
 	"kiloport/tunnel/tun"
 	"kiloport/tunnel/tun/site"
 	"kiloport/tunnel/uapi"
@@ -192,7 +193,7 @@ func (u *upped) begin(ctx context.Context) error {
 			d.socket.Remove()
 		}
 	}()
-	if u.device, err = d.device(u.options, nil); err != nil {
+	if u.device, err = d.device(u.options, nil, nil); err != nil {
 		d.close()
 		return err
 	}
@@ -355,7 +356,7 @@ func (c *command) hooks(ctx context.Context, name, key string, commands []string
 		line = strings.ReplaceAll(line, "%i", name)
 		cmd := exec.CommandContext(ctx, shell(), "-c", line)
 		cmd.Stdout, cmd.Stderr = c.stderr, c.stderr
-		if err := cmd.Run(); err != nil {
+		if err := realtime.Run(cmd); err != nil {
 			return fmt.Errorf("%s of interface %s: %q: %w", key, name, quick.Hide(line), err)
 		}
 	}

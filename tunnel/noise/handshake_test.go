@@ -75,11 +75,11 @@ func TestInitiationReplayAndFlood(t *testing.T) {
 		want error
 	}{
 		{"second", second, now, nil},
-		{"the same", second, later, noise.ErrReplay},
+		{"the same", second, later, noise.ErrRepeated},
 		{"an older one", first, later, noise.ErrReplay},
 		{"a newer one too soon", third, now + rate, noise.ErrFlood},
 		{"the newer one in time", third, now + rate + 1, nil},
-		{"the newer one twice", third, later, noise.ErrReplay},
+		{"the newer one twice", third, later, noise.ErrRepeated},
 	}
 	for _, s := range steps {
 		if err := open(b, s.msg, s.at); !errors.Is(err, s.want) {

@@ -69,7 +69,7 @@ func OpenInitiation(s *Static, msg []byte) (Incoming, error) {
 
 // Accept decrypts the timestamp with the secret that only we and r share, which
 // proves who sent the initiation, and refuses one that is not newer than the
-// last ([ErrReplay]) or comes within HandshakeInitiationRate of it ([ErrFlood]).
+// last ([ErrReplay], [ErrRepeated]) or comes within HandshakeInitiationRate of it ([ErrFlood]).
 // r remembers it if it is accepted, and is unchanged if not.
 func (in *Incoming) Accept(r *Remote, now int64) error {
 	if in.stage != stageOpened || in.RemotePublic != r.public {
@@ -95,7 +95,10 @@ func (in *Incoming) Accept(r *Remote, now int64) error {
 }
 
 func (r *Remote) admit(t timestamp, now int64) error {
-	if !t.after(r.accepted) {
+	switch {
+	case t == r.accepted:
+		return ErrRepeated
+	case !t.after(r.accepted):
 		return ErrReplay
 	}
 	rate := r.Constants.orDefault().HandshakeInitiationRate

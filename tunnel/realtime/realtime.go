@@ -7,17 +7,22 @@
 // A thread of the policy SCHED_FIFO does not (sched(7)).
 //
 // What a thread that goes first must not do is to wait in a loop for what another one
-// holds that cannot run. The Go runtime does so where a goroutine comes back from a
-// system call. So who goes first makes none that waits, but naps for a fixed time and
-// looks whether there is something to do. And the runtime stops each goroutine every
-// 10 ms; to start one again that is bound to its thread takes another thread. So all
-// others of the process go before ordinary ones, too, behind those that nap.
+// holds that cannot run. The Go runtime does so, where a goroutine comes back from a
+// system call or is looked at by the garbage collector, and only yields to threads of
+// the same priority (sched_yield(2)). Two such threads, of two daemons that each wait
+// for an ordinary one of their own, keep two processors for good. So all threads of a
+// process go first or none does, all have one priority, and threads to come have what
+// those have that start them. And what has nothing to do naps for a fixed time and
+// looks again, so that the Go scheduler has no part in that.
 package realtime
 
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -29,17 +34,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Priorities are the lowest of SCHED_FIFO's 1 to 99: before ordinary threads, behind
+// priority is the lowest of SCHED_FIFO's 1 to 99: before ordinary threads, behind
 // whatever else an administrator has put there.
-const (
-	assisting = 1
-	raised    = 2
-)
+const priority = 1
 
-// longestRun is for how long a thread that goes first may run without ever waiting,
-// before the kernel ends the process (RLIMIT_RTTIME): a thousand times what is usual.
-// Somebody restarts a daemon; nobody can restart a machine that a daemon keeps.
-const longestRun = 3 * time.Second
+// For how long a thread that goes first may run without ever waiting, several hundred
+// times what is usual: then none goes first any more, and if that does not help, the
+// kernel ends the process (RLIMIT_RTTIME). Somebody restarts a daemon; nobody can
+// restart a machine that a daemon keeps.
+const (
+	longRun    = time.Second
+	longestRun = 4 * time.Second
+)
 
 // System schedules the threads of this process.
 type System struct {
@@ -47,15 +53,17 @@ type System struct {
 	threads  string // the folder that has one for each thread of the process
 	usual    int    // processors of the Go scheduler
 
-	mu     sync.Mutex
-	raised map[int]bool // threads
+	mu      sync.Mutex // of who changes policies, and of
+	overran bool       // a thread has run for too long
 }
 
 // New makes a scheduler, which takes what is the calling thread's policy now for the
 // ordinary one.
 //
-// It also sets the process a limit: the kernel ends it if a thread that goes first
-// never waits any more for 3 s.
+// It also sets the process limits. When a thread that goes first has run for a second
+// without waiting, all become ordinary ones, and First fails from then on with
+// [ErrOverran]. The kernel ends the process if that takes another three. There is to
+// be one System, whose signal SIGXCPU is.
 //
 // The error is [ErrOwnPolicy], or that of a system call.
 func New() (*System, error) {
@@ -66,110 +74,156 @@ func New() (*System, error) {
 	if now.Policy != unix.SCHED_NORMAL {
 		return nil, ErrOwnPolicy
 	}
-	if err := limit(longestRun); err != nil {
+	s := &System{ordinary: *now, threads: "/proc/self/task", usual: runtime.GOMAXPROCS(0)}
+	overran := make(chan os.Signal, 1)
+	signal.Notify(overran, unix.SIGXCPU)
+	if err := limit(longRun, longestRun); err != nil {
+		signal.Stop(overran)
 		return nil, err
 	}
-	return &System{ordinary: *now, threads: "/proc/self/task", usual: runtime.GOMAXPROCS(0), raised: make(map[int]bool)}, nil
+	go func() {
+		for range overran {
+			s.overrun()
+		}
+	}()
+	return s, nil
 }
 
-// limit bounds for how long threads that go first may run without waiting. A limit
-// that is lower stays.
-func limit(d time.Duration) error {
+// limit bounds for how long threads that go first may run without waiting, until
+// there is a signal and until the process ends. Limits that are lower stay.
+func limit(soft, hard time.Duration) error {
 	var now unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_RTTIME, &now); err != nil {
 		return fmt.Errorf("ask for the limit of realtime: %w", err)
 	}
-	at := min(uint64(d.Microseconds()), now.Max)
-	if err := unix.Setrlimit(unix.RLIMIT_RTTIME, &unix.Rlimit{Cur: at, Max: at}); err != nil {
-		return fmt.Errorf("limit realtime to %v: %w", d, err)
+	most := min(uint64(hard.Microseconds()), now.Max)
+	if err := unix.Setrlimit(unix.RLIMIT_RTTIME, &unix.Rlimit{Cur: min(uint64(soft.Microseconds()), most), Max: most}); err != nil {
+		return fmt.Errorf("limit realtime to %v: %w", hard, err)
 	}
 	return nil
+}
+
+// overrun makes all threads ordinary ones, for good.
+func (s *System) overrun() {
+	s.mu.Lock()
+	s.overran = true
+	s.mu.Unlock()
+	_ = s.Last() // as far as that is possible
 }
 
 // ErrOwnPolicy says that the process was started with another scheduling policy than
 // the ordinary one, which is to stay what it is.
 var ErrOwnPolicy = errors.New("the daemon was started with a scheduling policy of its own")
 
-// Raise binds the calling goroutine to its thread and puts that before all others.
-// From then on the goroutine should wait for nothing but in Nap, until it has called
-// Lower. It must not be raised already.
-//
-// The error, for want of CAP_SYS_NICE as a rule, leaves things as they were.
-func (s *System) Raise() error {
-	runtime.LockOSThread()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := first(0, raised); err != nil {
-		runtime.UnlockOSThread()
-		return err
-	}
-	s.raised[unix.Gettid()] = true
-	return nil
-}
+// ErrOverran says that a thread that went first ran for a second without waiting.
+var ErrOverran = errors.New("a thread that went before others ran for a second on end, which it must not")
 
-// Lower takes back what Raise did.
-func (s *System) Lower() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.raised, unix.Gettid())
-	s.last(0)
-	runtime.UnlockOSThread()
-}
-
-// first puts a thread, 0 for the calling one, before ordinary ones. Those that it
-// starts are ordinary.
-func first(thread int, priority uint32) error {
-	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Flags: unix.SCHED_FLAG_RESET_ON_FORK, Priority: priority}
-	if err := unix.SchedSetAttr(thread, &attr, 0); err != nil {
-		return fmt.Errorf("put a thread before ordinary ones: %w: it takes CAP_SYS_NICE", err)
-	}
-	return nil
-}
-
-// last makes a thread an ordinary one.
-func (s *System) last(thread int) {
-	// To take the flag away would need a privilege, and it does nothing here.
-	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Flags: unix.SCHED_FLAG_RESET_ON_FORK, Nice: s.ordinary.Nice}
-	_ = unix.SchedSetAttr(thread, &attr, 0) // to have less is always allowed; the thread may have ended
-}
-
-// Assist puts all other threads of the process before ordinary ones, too, but behind
-// raised ones. Threads to come are ordinary, so that it is to be called again and
-// again.
+// First puts all threads of the process before those of others. What waits should do
+// so in Nap from then on, until Last. It may be called again and again.
 //
 // It then sees to it that there is a processor of the Go scheduler (GOMAXPROCS) for
-// each of n goroutines that are or will be raised, which keep them while they nap, and
-// no more than is usual otherwise: a thread of the runtime's that has one and nothing
-// to do is woken up by every packet. What else there is to do is done whenever the
-// runtime stops a raised one.
-func (s *System) Assist(n int) error {
-	if err := s.others(func(thread int) { _ = first(thread, assisting) }); err != nil {
-		return err
+// each of n goroutines, which keep them while they nap, and no more than is usual
+// otherwise: a thread of the runtime's that has one and nothing to do is woken up by
+// every packet. What else there is to do is done whenever the runtime stops one that
+// naps, which is every 10 ms.
+//
+// The error, for want of CAP_SYS_NICE as a rule, leaves things as they were.
+func (s *System) First(n int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.overran {
+		return ErrOverran
+	}
+	if err := s.all(unix.SchedAttr{Policy: unix.SCHED_FIFO, Priority: priority}); err != nil {
+		return fmt.Errorf("put threads before ordinary ones: %w: it takes CAP_SYS_NICE", err)
 	}
 	runtime.GOMAXPROCS(max(s.usual, n))
 	return nil
 }
 
-// Desist takes back what Assist did.
-func (s *System) Desist() error {
-	runtime.GOMAXPROCS(s.usual)
-	return s.others(s.last)
-}
-
-// others does something with all threads but the raised ones.
-func (s *System) others(do func(thread int)) error {
-	threads, err := os.ReadDir(s.threads)
-	if err != nil {
-		return fmt.Errorf("list the threads: %w", err)
-	}
+// Last takes back what First did.
+func (s *System) Last() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, thread := range threads {
-		if id, err := strconv.Atoi(thread.Name()); err == nil && !s.raised[id] {
-			do(id)
+	if err := s.all(unix.SchedAttr{Policy: unix.SCHED_NORMAL, Nice: s.ordinary.Nice}); err != nil {
+		return fmt.Errorf("put threads among ordinary ones: %w", err)
+	}
+	runtime.GOMAXPROCS(s.usual)
+	return nil
+}
+
+// mostPasses bounds how often threads are listed until all have a policy. A second
+// pass finds those that were being started at the first one.
+const mostPasses = 8
+
+// all gives all threads a policy, the calling one first, which thereby goes on while
+// others wait for it, or for each other. The error is that of the calling thread.
+func (s *System) all(to unix.SchedAttr) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	to.Size = unix.SizeofSchedAttr
+	for range mostPasses {
+		threads, err := os.ReadDir(s.threads)
+		if err != nil {
+			return fmt.Errorf("list the threads: %w", err)
+		}
+		if err := set(0, &to); err != nil {
+			return err
+		}
+		changed := false
+		for _, thread := range threads {
+			id, err := strconv.Atoi(thread.Name())
+			if err == nil && policy(id) != to.Policy {
+				changed = set(id, &to) == nil || changed // it may have ended
+			}
+		}
+		if !changed {
+			break
 		}
 	}
 	return nil
+}
+
+// set and policy do without the Go scheduler, which need not be told of a system call
+// that does not wait.
+func set(thread int, to *unix.SchedAttr) error {
+	_, _, errno := unix.RawSyscall(unix.SYS_SCHED_SETATTR, uintptr(thread), uintptr(unsafe.Pointer(to)), 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// policy is one that all gives, or another number: of a thread that has ended, or of
+// one whose children are ordinary.
+func policy(thread int) uint32 {
+	n, _, errno := unix.RawSyscall(unix.SYS_SCHED_GETSCHEDULER, uintptr(thread), 0, 0)
+	if errno != 0 {
+		return math.MaxUint32
+	}
+	return uint32(n)
+}
+
+// Run runs another program as cmd.Run does. It does not go first even if this process
+// does.
+func Run(cmd *exec.Cmd) error {
+	if err := starting(cmd); err != nil {
+		return err
+	}
+	return cmd.Wait()
+}
+
+func starting(cmd *exec.Cmd) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if policy(0) == unix.SCHED_FIFO {
+		// Threads that this one starts are ordinary, too, until First is called again.
+		to := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: priority, Flags: unix.SCHED_FLAG_RESET_ON_FORK}
+		if err := set(0, &to); err != nil {
+			return fmt.Errorf("start a program that does not go first: %w", err)
+		}
+	}
+	return cmd.Start()
 }
 
 // Nap sleeps for d, or less if a signal comes. The Go scheduler is not told, see

@@ -8,22 +8,13 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
-
-// policyNow is the calling thread's.
-func policyNow(t *testing.T) uint32 {
-	t.Helper()
-	attr, err := unix.SchedGetAttr(0, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return attr.Policy
-}
 
 func newSystem(t *testing.T) *System {
 	t.Helper()
@@ -32,24 +23,6 @@ func newSystem(t *testing.T) *System {
 		t.Fatal(err)
 	}
 	return s
-}
-
-// Raised, a thread is one of SCHED_FIFO; lowered, all is as before.
-func TestRaiseAndLower(t *testing.T) {
-	s := newSystem(t)
-	if err := s.Raise(); err != nil {
-		t.Fatal(err)
-	}
-	if p := policyNow(t); p != unix.SCHED_FIFO {
-		t.Errorf("raised, the policy is %d", p)
-	}
-	if _, err := New(); err != ErrOwnPolicy {
-		t.Errorf("New on a thread of SCHED_FIFO: %v", err)
-	}
-	s.Lower()
-	if p := policyNow(t); p != unix.SCHED_NORMAL {
-		t.Errorf("lowered, the policy is %d", p)
-	}
 }
 
 // policies counts the process's threads by policy.
@@ -72,51 +45,133 @@ func policies(t *testing.T) map[uint32]int {
 	return count
 }
 
-// All other threads assist, behind the raised one, and there is a processor of the Go
-// scheduler for each that is raised.
-func TestAssistAndDesist(t *testing.T) {
+// All threads go first, and those that they start; there is a processor of the Go
+// scheduler for each goroutine that naps; then all is as it was.
+func TestFirstAndLast(t *testing.T) {
 	s := newSystem(t)
 	usual := runtime.GOMAXPROCS(0)
-	if err := s.Raise(); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Assist(usual + 3); err != nil {
+	defer s.Last()
+	if err := s.First(usual + 3); err != nil {
 		t.Fatal(err)
 	}
 	if got := runtime.GOMAXPROCS(0); got != usual+3 {
 		t.Errorf("GOMAXPROCS is %d, want %d", got, usual+3)
 	}
-	if attr, err := unix.SchedGetAttr(0, 0); err != nil || attr.Priority != raised {
-		t.Errorf("the raised thread has priority %d, %v", attr.Priority, err)
+	if _, err := New(); err != ErrOwnPolicy {
+		t.Errorf("New on a thread of SCHED_FIFO: %v", err)
 	}
-	if p := policies(t); p[unix.SCHED_FIFO] < 2 {
+	startThreads(t)
+	if p := policies(t); p[unix.SCHED_NORMAL] != 0 || p[unix.SCHED_FIFO] < 10 {
 		t.Errorf("threads by policy: %v", p)
 	}
-	if err := s.Assist(0); err != nil || runtime.GOMAXPROCS(0) != usual {
+	if attr, err := unix.SchedGetAttr(0, 0); err != nil || attr.Priority != priority {
+		t.Errorf("the priority is %d, %v", attr.Priority, err)
+	}
+	if err := s.First(0); err != nil || runtime.GOMAXPROCS(0) != usual {
 		t.Errorf("for no goroutine, GOMAXPROCS is %d, want the usual %d: %v", runtime.GOMAXPROCS(0), usual, err)
 	}
-	s.Lower()
-	if err := s.Desist(); err != nil {
-		t.Fatal(err)
+	for range 2 {
+		if err := s.Last(); err != nil {
+			t.Fatal(err)
+		}
 	}
+	startThreads(t)
 	if p := policies(t); p[unix.SCHED_FIFO] != 0 || runtime.GOMAXPROCS(0) != usual {
 		t.Errorf("in the end, threads by policy are %v, GOMAXPROCS is %d", p, runtime.GOMAXPROCS(0))
 	}
 }
 
-// What a raised thread starts is ordinary: the commands of PostUp are none of this.
-func TestRaisedThreadsHaveOrdinaryChildren(t *testing.T) {
+// startThreads has ten goroutines bound to threads at the same time, which are there
+// for the rest of the test.
+func startThreads(t *testing.T) {
+	t.Helper()
+	end := make(chan struct{})
+	t.Cleanup(func() { close(end) })
+	var bound sync.WaitGroup
+	for range 10 {
+		bound.Add(1)
+		go func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			bound.Done()
+			<-end
+		}()
+	}
+	bound.Wait()
+}
+
+// Threads that start while it is decided that all go first, or none, do so too.
+func TestThreadsThatStartMeanwhile(t *testing.T) {
 	s := newSystem(t)
-	if err := s.Raise(); err != nil {
+	defer s.Last()
+	stop := make(chan struct{})
+	var starting sync.WaitGroup
+	for range 2 {
+		starting.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				done := make(chan struct{})
+				go func() {
+					runtime.LockOSThread() // ends with the goroutine
+					close(done)
+				}()
+				<-done
+			}
+		})
+	}
+	defer starting.Wait()
+	defer close(stop)
+	for range 50 {
+		if err := s.First(2); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.First(2); err != nil { // as it is called every 25 ms
+			t.Fatal(err)
+		}
+		if p := policies(t); p[unix.SCHED_NORMAL] != 0 {
+			t.Errorf("threads by policy: %v", p)
+		}
+		for range 2 {
+			if err := s.Last(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if p := policies(t); p[unix.SCHED_FIFO] != 0 {
+			t.Errorf("threads by policy in the end: %v", p)
+		}
+	}
+}
+
+// The commands of PostUp are none of this.
+func TestProgramsThatAreStartedAreOrdinary(t *testing.T) {
+	s := newSystem(t)
+	defer s.Last()
+	for _, first := range []bool{false, true} {
+		if first {
+			if err := s.First(1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cmd := exec.Command("sh", "-c", "cut -d' ' -f41 /proc/self/stat") // its policy, see proc(5)
+		var out strings.Builder
+		cmd.Stdout = &out
+		if err := Run(cmd); err != nil {
+			t.Fatal(err)
+		}
+		if out.String() != "0\n" {
+			t.Errorf("if this process goes first: %v, the policy is %s", first, out.String())
+		}
+	}
+	if err := s.First(1); err != nil {
 		t.Fatal(err)
 	}
-	defer s.Lower()
-	attr, err := unix.SchedGetAttr(0, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if attr.Flags&unix.SCHED_FLAG_RESET_ON_FORK == 0 {
-		t.Errorf("children get the policy, too: flags %#x", attr.Flags)
+	startThreads(t)
+	if p := policies(t); p[unix.SCHED_NORMAL] != 0 {
+		t.Errorf("afterwards, threads by policy: %v", p)
 	}
 }
 
@@ -126,18 +181,13 @@ func TestNapsKeepNobodyWaiting(t *testing.T) {
 	s := newSystem(t)
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	n := runtime.NumCPU() + 1
-	if err := s.Assist(n + 1); err != nil {
+	if err := s.First(n + 1); err != nil {
 		t.Fatal(err)
 	}
-	defer s.Desist()
+	defer s.Last()
 	for range n {
 		go func() {
 			defer func() { stopped <- struct{}{} }()
-			if err := s.Raise(); err != nil {
-				t.Error(err)
-				return
-			}
-			defer s.Lower()
 			for {
 				select {
 				case <-stop:
@@ -210,25 +260,68 @@ func FuzzSchedstat(f *testing.F) {
 	})
 }
 
-// A process whose thread goes first and never waits is ended by the kernel.
-func TestWhoNeverWaitsIsEnded(t *testing.T) {
-	const spinner = "KILOPORT_TEST_SPINS"
-	if os.Getenv(spinner) != "" {
-		s := newSystem(t)
-		if err := limit(50 * time.Millisecond); err != nil {
-			t.Fatal(err)
+// shortest is the least limit: two ticks of the kernel's clock, 8 ms as a rule. After
+// 10 ms the Go scheduler may have a goroutine go on on another thread.
+const shortest = time.Microsecond
+
+// spin goes first and never waits, for a minute or until done says so.
+func spin(t *testing.T, s *System, done func() bool) {
+	t.Helper()
+	if err := s.First(2); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(time.Minute); !done(); {
+		if time.Now().After(end) {
+			t.Fatal("a thread has gone first for a minute")
 		}
-		if err := s.Raise(); err != nil {
-			t.Fatal(err)
-		}
-		for end := time.Now().Add(time.Minute); time.Now().Before(end); {
-			continue
+	}
+}
+
+// inAnother runs the test in another process, as limits can only become lower.
+func inAnother(t *testing.T) (out string, err error) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe", "-test.run", "^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), another+"=1")
+	text, err := cmd.CombinedOutput()
+	return string(text), err
+}
+
+const another = "KILOPORT_TEST_ANOTHER"
+
+// Once a thread that goes first has not waited for long, none does any more.
+func TestWhoNeverWaitsBecomesOrdinary(t *testing.T) {
+	if os.Getenv(another) == "" {
+		if out, err := inAnother(t); err != nil {
+			t.Errorf("it ended with %v: %s", err, out)
 		}
 		return
 	}
-	cmd := exec.Command("/proc/self/exe", "-test.run", "^"+t.Name()+"$")
-	cmd.Env = append(os.Environ(), spinner+"=1")
-	out, err := cmd.CombinedOutput()
+	s := newSystem(t)
+	if err := limit(shortest, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	spin(t, s, func() bool { return policy(0) == unix.SCHED_NORMAL })
+	if err := s.First(2); err != ErrOverran {
+		t.Errorf("First afterwards: %v", err)
+	}
+	for end := time.Now().Add(10 * time.Second); policies(t)[unix.SCHED_FIFO] != 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("threads by policy: %v", policies(t))
+		}
+	}
+}
+
+// A process in which that does not help is ended by the kernel.
+func TestWhoNeverWaitsIsEnded(t *testing.T) {
+	if os.Getenv(another) != "" {
+		s := newSystem(t)
+		if err := limit(shortest, shortest); err != nil {
+			t.Fatal(err)
+		}
+		spin(t, s, func() bool { return false })
+		return
+	}
+	out, err := inAnother(t)
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		t.Errorf("it ended with %v: %s", err, out)

@@ -34,7 +34,6 @@ var (
 type queue struct {
 	fd   int // valid while open is held and closed is false
 	file *os.File
-	raw  syscall.RawConn
 	vnet bool // a virtio_net header comes before each packet
 
 	// open keeps close from closing fd under a system call. Its holders never
@@ -47,8 +46,12 @@ type queue struct {
 	// which would be an allocation for each call.
 	waiting sync.Mutex
 	wanted  wanted
-	reader  func(fd uintptr) bool
+	reader  func() bool
 	awaiter awaiter
+
+	waits  sync.Once // makes the waiter, which a queue in rings does not need
+	waiter *waiter
+	failed error // to make it
 }
 
 type wanted struct {
@@ -60,23 +63,38 @@ type wanted struct {
 // newQueue puts a non-blocking, attached descriptor to work. It owns fd, also
 // when it fails.
 func newQueue(fd int, vnet bool) (*queue, error) {
-	// The poller refuses a descriptor that is not attached yet, which is why
-	// the os.File comes only here.
-	q := &queue{fd: fd, file: os.NewFile(uintptr(fd), cloneDevice), vnet: vnet}
+	file, err := unpolled(fd, cloneDevice)
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("prepare a descriptor of %s: %w", cloneDevice, err)
+	}
+	q := &queue{fd: fd, file: file, vnet: vnet}
 	raw, err := q.file.SyscallConn()
 	if err != nil {
 		q.file.Close()
-		return nil, fmt.Errorf("poll %s: %w", cloneDevice, err)
+		return nil, fmt.Errorf("prepare a descriptor of %s: %w", cloneDevice, err)
 	}
-	q.raw, q.reader = raw, q.readReady
+	q.reader = q.readReady
 	q.awaiter.init(raw)
 	return q, nil
+}
+
+// waitsBy gives the waiter, and makes it.
+func (q *queue) waitsBy() (*waiter, error) {
+	q.open.RLock() // before the Once, as close has it
+	defer q.open.RUnlock()
+	q.waits.Do(func() { q.waiter, q.failed = newWaiter(q.fd) })
+	return q.waiter, q.failed
 }
 
 // Read is Queue's.
 func (q *queue) Read(buf []byte) (Header, int, error) {
 	if h, n, err := q.TryRead(buf); n > 0 || err != nil {
 		return h, n, err
+	}
+	w, err := q.waitsBy()
+	if err != nil {
+		return Header{}, 0, err
 	}
 	q.waiting.Lock()
 	defer q.waiting.Unlock()
@@ -85,7 +103,7 @@ func (q *queue) Read(buf []byte) (Header, int, error) {
 		// The poller's own errors (closed, deadline, not pollable) all come
 		// from Close or from the link's end; why it woke up is told by the
 		// last read.
-		pollErr := q.raw.Read(q.reader)
+		pollErr := w.wait(q.reader)
 		n, err := q.wanted.n, q.wanted.err
 		q.wanted = wanted{}
 		switch {
@@ -118,9 +136,9 @@ func (q *queue) lastRead(buf []byte, pollErr error) (Header, int, error) {
 
 // readReady is what the poller calls before waiting and each time that there
 // may be packets. False means wait.
-func (q *queue) readReady(fd uintptr) bool {
+func (q *queue) readReady() bool {
 	w := &q.wanted
-	w.n, w.err = q.read(int(fd), w.buf)
+	w.n, w.err = q.read(q.fd, w.buf)
 	return w.n > 0 || w.err != nil
 }
 
@@ -243,12 +261,22 @@ func packetError(errno syscall.Errno) error {
 // itself; this is for the case that the poller does not pass that on.
 func (q *queue) end() {
 	q.gone.Store(true)
-	q.file.SetReadDeadline(time.Unix(1, 0))
+	if w, err := q.waitsBy(); err == nil {
+		w.interrupt()
+	}
 }
+
+// past is a deadline that is over.
+var past = time.Unix(1, 0)
 
 func (q *queue) close() error {
 	q.open.Lock()
 	defer q.open.Unlock()
 	q.closed = true
-	return q.file.Close()
+	q.waits.Do(func() { q.failed = os.ErrClosed })
+	var err error
+	if q.waiter != nil { // whose reader needs the descriptor
+		err = q.waiter.close()
+	}
+	return errors.Join(err, q.file.Close())
 }

@@ -2,6 +2,7 @@ package tun
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -21,16 +22,17 @@ const ringTurn = 32
 // goes past: fair queueing before there is anybody to do it.
 //
 // A worker that sleeps is woken by whichever has a packet: an epoll descriptor
-// has them all, and is itself one that the runtime's poller waits for.
+// has them all, and is itself what the worker waits for.
 type rings struct {
-	all  []*queue
-	poll *os.File
-	raw  syscall.RawConn
+	all    []*queue
+	poll   *os.File
+	raw    syscall.RawConn
+	waiter *waiter
 
 	// One reads at a time.
 	reading sync.Mutex
 	cursor  ringCursor
-	look    func(fd uintptr) bool // the cursor's refill, made once
+	look    func() bool // the cursor's refill, made once
 	awaiter awaiter
 }
 
@@ -58,13 +60,16 @@ func newRings(all []*queue) (*rings, error) {
 			return nil, fmt.Errorf("poll %s: %w", cloneDevice, err)
 		}
 	}
-	// The poller takes only what is non-blocking.
-	if err := unix.SetNonblock(fd, true); err != nil {
+	file, err := unpolled(fd, "epoll")
+	if err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("poll %s: %w", cloneDevice, err)
 	}
-	r := &rings{all: all, poll: os.NewFile(uintptr(fd), "epoll")}
-	if r.raw, err = r.poll.SyscallConn(); err != nil {
+	r := &rings{all: all, poll: file}
+	if r.raw, err = r.poll.SyscallConn(); err == nil {
+		r.waiter, err = newWaiter(fd)
+	}
+	if err != nil {
 		r.poll.Close()
 		return nil, fmt.Errorf("poll %s: %w", cloneDevice, err)
 	}
@@ -72,7 +77,7 @@ func newRings(all []*queue) (*rings, error) {
 		epoll: fd, all: all, events: make([]unix.EpollEvent, len(all)), ready: make([]*queue, 0, len(all)),
 	}
 	r.awaiter.init(r.raw)
-	r.look = func(uintptr) bool { return r.cursor.refill() }
+	r.look = r.cursor.refill
 	return r, nil
 }
 
@@ -142,7 +147,7 @@ func (r *rings) Read(buf []byte) (Header, int, error) {
 		if h, n, err := r.tryRead(buf); n > 0 || err != nil {
 			return h, n, err
 		}
-		if err := r.raw.Read(r.look); err != nil {
+		if err := r.waiter.wait(r.look); err != nil {
 			return r.lastRead(buf)
 		}
 	}
@@ -195,7 +200,7 @@ func ringOf(p []byte, n int) int {
 }
 
 // end makes a waiting Read see that the link was deleted.
-func (r *rings) end() { r.poll.SetReadDeadline(time.Unix(1, 0)) }
+func (r *rings) end() { r.waiter.interrupt() }
 
 // close ends waiting; the rings are closed by who owns them, before.
-func (r *rings) close() error { return r.poll.Close() }
+func (r *rings) close() error { return errors.Join(r.waiter.close(), r.poll.Close()) }

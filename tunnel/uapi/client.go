@@ -38,7 +38,11 @@ func Dial(name string) (*Client, error) {
 	conn, err := net.DialTimeout("unix", path, clientTimeout)
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return nil, fmt.Errorf("interface %s: no daemon listens on %s, is the interface up?: %w", name, path, err)
+		err = fmt.Errorf("interface %s: no daemon listens on %s, is the interface up?: %w", name, path, err)
+		if words := LastWords(name); words != "" {
+			err = fmt.Errorf("%w; how the last one ended (%s): %s", err, lastWordsPath(name), words)
+		}
+		return nil, err
 	case errors.Is(err, os.ErrPermission):
 		return nil, fmt.Errorf("interface %s: socket %s is for root alone, try again with sudo: %w", name, path, err)
 	case err != nil:

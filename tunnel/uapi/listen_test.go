@@ -57,6 +57,33 @@ func TestListen(t *testing.T) {
 	}
 }
 
+// What a daemon has said in the end is told to who looks for it, unless it is too much.
+func TestLastWords(t *testing.T) {
+	name := testName("w")
+	if words := LastWords(name); words != "" {
+		t.Errorf("of none %q", words)
+	}
+	for text, want := range map[string]string{
+		"": "it was killed, or the machine was", "so\n": "so", strings.Repeat("x", 1<<16): strings.Repeat("x", mostWords),
+	} {
+		f, err := OpenLastWords(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.Remove(f.Name())
+		if _, err := f.WriteString(text); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		if words := LastWords(name); words != want {
+			t.Errorf("of %.20q %.80q", text, words)
+		}
+	}
+	if _, err := OpenLastWords("../x"); err == nil {
+		t.Error("a file elsewhere")
+	}
+}
+
 func TestListenRefusesNames(t *testing.T) {
 	for _, name := range []string{"", ".", "..", "../x", "a b", "sixteen-letters-"} {
 		if l, err := Listen(name); err == nil {
