@@ -7,13 +7,16 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
-
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.zx2c4.com/wireguard/wgctrl"
 
 	"kiloport/bench/guest"
 	"kiloport/bench/labkernel"
@@ -24,21 +27,29 @@ import (
 	"kiloport/bench/tunnels"
 )
 
+var long = flag.Bool("long", false, "TestAttach tests more than takes six minutes")
+
+// emulated is held by who runs an emulator, which takes a processor: two at a time, and
+// another test, are more than a small machine has.
+var emulated sync.Mutex
+
 // TestAttach attaches to the WireGuard of the lab kernel, in virtual time.
 func TestAttach(t *testing.T) {
-	if os.Getenv(builtEnv) == "" {
-		k, err := labkernel.Ensure(t.Context(), os.Stderr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Parallel() // it has a kernel of its own, of one processor
-		testInKernel(t, k.Run)
+	if !inVirtualTime(t) {
 		return
 	}
 	families(t, func(t *testing.T, ipv6 bool) { attachedFlowsSpread(t, attached(t), ipv6, manyFlows) })
 	t.Run("daemon as the peer", func(t *testing.T) { attachedFlowsSpread(t, ours(t), true, manyFlows) })
 	t.Run("under load", func(t *testing.T) { attachUnderLoad(t, true) })
 	t.Run("peer gone", func(t *testing.T) { attachedPeerGone(t, false) })
+	if *long {
+		t.Run("moves", attachedMoves)
+		t.Run("several", attachedMany)
+		t.Run("NAT", func(t *testing.T) { attachedBehindNAT(t, "", tunnels.ModeDirect) })
+		t.Run("NAT that changes ports", func(t *testing.T) { attachedBehindNAT(t, " random", "fallback") })
+		t.Run("replay window", attachedReplayWindow)
+	}
+	t.Run("wg-quick", attachedByQuick)
 	t.Run("stock peer", func(t *testing.T) { attachedStockPeer(t, true) })
 	t.Run("ECN", func(t *testing.T) {
 		s := netlab.ForTest(t, netlab.SitesConfig{})
@@ -71,12 +82,101 @@ func TestAttachStockKernel(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Parallel() // it has a kernel of its own, of one processor
-		testInKernel(t, k.Run)
+		emulate(t, k)
 		return
 	}
-	families(t, func(t *testing.T, ipv6 bool) { attachedFlowsSpread(t, attached(t), ipv6, fewFlows) })
+	t.Run("outer IPv6", func(t *testing.T) { attachedFlowsSpread(t, attached(t), true, fewFlows) })
 	t.Run("daemon as the peer", func(t *testing.T) { attachedFlowsSpread(t, ours(t), false, fewFlows) })
+	t.Run("offloads", func(t *testing.T) { attachedOffload(t, ours(t), true, false) })
+	t.Run("no offloads", func(t *testing.T) { attachedOffload(t, attached(t), false, true) })
+	for _, u := range []underlay{overBond, overBridge, overMacvlan, overPPPoE} {
+		t.Run(u.name, func(t *testing.T) { attachedOver(t, u) })
+	}
+}
+
+// TestAttachOldKernel does some of it where there is no tcx: the programs are filters,
+// which stay if their process is killed.
+func TestAttachOldKernel(t *testing.T) {
+	if os.Getenv(builtEnv) == "" {
+		k, err := stockkernel.EnsureSeries(t.Context(), "6.1", os.Stderr)
+		if errors.Is(err, stockkernel.ErrNoImage) {
+			t.Skipf("this release of Debian has no kernel without tcx: %v", err)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		emulate(t, k)
+		return
+	}
+	t.Run("outer IPv6", func(t *testing.T) { attachedFlowsSpread(t, attached(t), true, fewFlows) })
+	t.Run(overVLAN.name, func(t *testing.T) { attachedOver(t, overVLAN) })
+	t.Run("killed", attachedFiltersStay)
+}
+
+// attachedFiltersStay kills one end's kiloport, and leaves its filters behind. Both
+// ends are plain soon all the same; the next kiloport there takes their place, and
+// detach leaves none.
+func attachedFiltersStay(t *testing.T) {
+	tun := attachedPeerGone(t, false)
+	b := &tun.B
+	filters := func() (n int) {
+		for _, side := range []string{"ingress", "egress"} {
+			out, err := b.Site.Run(t.Context(), "tc", "filter", "show", "dev", b.Site.Wan, side)
+			if err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			n += strings.Count(out, "kiloport_"+b.Dev)
+		}
+		return n
+	}
+	if n := filters(); n != 2 {
+		t.Errorf("%d filters are there after a kill, want 2", n)
+	}
+	kernel := attached(t)
+	if err := kernel.Attach(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	if err := tun.AwaitLanes(t.Context(), kernel.Binary); err != nil {
+		t.Fatal(err)
+	}
+	if n := filters(); n != 2 {
+		t.Errorf("%d filters are there when kiloport is back, want 2", n)
+	}
+	b.Attached.Signal(syscall.SIGKILL)
+	<-b.Attached.Done()
+	if out, err := b.Site.Run(t.Context(), kernel.Binary, "detach", b.Dev); err != nil {
+		t.Errorf("detach after a kill: %v: %s", err, out)
+	}
+	if n := filters(); n != 0 {
+		t.Errorf("%d filters are there after detach", n)
+	}
+}
+
+// inVirtualTime runs the test that calls it in the lab kernel, where time is virtual: what
+// is to happen within seconds does so on a busy machine too. It returns true there, and
+// false here, where nothing is left to do.
+func inVirtualTime(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv(builtEnv) != "" {
+		return true
+	}
+	k, err := labkernel.Ensure(t.Context(), os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Parallel() // it has a kernel of its own, of one processor
+	testInKernel(t, k.Run)
+	return false
+}
+
+// emulate runs the test that calls it in a kernel that users run, and gives it its time
+// on a busy machine, too.
+func emulate(t *testing.T, k *stockkernel.Kernel) {
+	t.Parallel() // it has a kernel of its own, of one processor
+	k.Clock = stockkernel.WorkClock
+	emulated.Lock()
+	defer emulated.Unlock()
+	testInKernel(t, k.Run)
 }
 
 // testInKernel runs the test that calls it in another kernel.
@@ -91,7 +191,7 @@ func testInKernel(t *testing.T, run func(context.Context, guest.Guest) error) {
 	}
 	var said bytes.Buffer
 	err := run(ctx, guest.Guest{
-		Init: self, Command: []string{self, "-test.v", "-test.run=" + inner},
+		Init: self, Command: []string{self, "-test.v", "-test.run=" + inner, "-long=" + strconv.FormatBool(*long)},
 		Env: append(os.Environ(), builtEnv+"="+built), Stdout: &said, Stderr: &said,
 	})
 	t.Log(said.String())
@@ -107,42 +207,55 @@ func attached(t *testing.T) tunnels.Attached {
 
 // endpoints samples what WireGuard takes for its peer's endpoint.
 type endpoints struct {
-	seen map[string]int
-	err  error
-	stop context.CancelFunc
-	done chan struct{}
+	client *wgctrl.Client
+	seen   map[netip.AddrPort]int
+	err    error
+	stop   context.CancelFunc
+	done   chan struct{}
 }
 
 func watchEndpoint(ctx context.Context, e *tunnels.End) *endpoints {
 	ctx, stop := context.WithCancel(ctx)
-	w := &endpoints{seen: map[string]int{}, stop: stop, done: make(chan struct{})}
+	w := &endpoints{seen: map[netip.AddrPort]int{}, stop: stop, done: make(chan struct{})}
+	// What wg(8) asks, without a process for each sample.
+	w.err = e.Site.Do(func() (err error) {
+		w.client, err = wgctrl.New()
+		return err
+	})
 	go func() {
 		defer close(w.done)
-		for ctx.Err() == nil {
-			out, err := e.Site.Run(context.WithoutCancel(ctx), "wg", "show", e.Dev, "endpoints")
-			if err != nil {
-				w.err = err
-				return
-			}
-			if fields := strings.Fields(out); len(fields) == 2 {
-				w.seen[fields[1]]++
-			}
+		for w.err == nil && ctx.Err() == nil {
+			w.err = w.sample(e.Dev)
 			time.Sleep(100 * time.Millisecond)
 		}
 	}()
 	return w
 }
 
+func (w *endpoints) sample(dev string) error {
+	d, err := w.client.Device(dev)
+	if err != nil {
+		return err
+	}
+	for _, p := range d.Peers {
+		if p.Endpoint != nil {
+			at := p.Endpoint.AddrPort()
+			w.seen[netip.AddrPortFrom(at.Addr().Unmap(), at.Port())]++
+		}
+	}
+	return nil
+}
+
 // only is nil if nothing but the endpoint of an end was seen.
 func (w *endpoints) only(e *tunnels.End) error {
 	w.stop()
 	<-w.done
-	want := fmt.Sprintf("%v:%d", e.Outer, tunnels.ListenPort)
-	if e.Outer.Is6() {
-		want = fmt.Sprintf("[%v]:%d", e.Outer, tunnels.ListenPort)
+	if w.client != nil {
+		w.client.Close()
 	}
+	want := netip.AddrPortFrom(e.Outer, tunnels.ListenPort)
 	if w.err != nil || len(w.seen) != 1 || w.seen[want] < 5 {
-		return fmt.Errorf("wg shows endpoints %v, want only %s; error %v", w.seen, want, w.err)
+		return fmt.Errorf("the endpoints were %v, want only %v; error %v", w.seen, want, w.err)
 	}
 	return nil
 }
@@ -208,6 +321,43 @@ func attachedFlowsSpread(t *testing.T, atB tunnels.Daemon, ipv6 bool, n flowCoun
 	}
 }
 
+// attachedBehindNAT has a masquerading router before site A. Where it leaves ports as
+// they are, what that site sends is spread, and nothing else, as a firewall does not let
+// in from other ports. The endpoints stay where they are.
+func attachedBehindNAT(t *testing.T, how, modeA string) {
+	s := netlab.ForTest(t, netlab.SitesConfig{})
+	(&walledCase{nat: true}).raiseWallsAs(t, s, strings.ReplaceAll(masqueradeRules, "masquerade;", "masquerade"+how+";"))
+	tun, err := tunnels.Start(t.Context(), s, attached(t), attached(t), tunnels.Config{Responder: true, Keepalive: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	awaitModes(t, tun, modeA, "fallback")
+	ends := []*tunnels.End{&tun.A, &tun.B}
+	watched := []*endpoints{watchEndpoint(t.Context(), ends[0]), watchEndpoint(t.Context(), ends[1])}
+	plan := flowsPlan(tun, fewFlows.flows, 12*time.Second, 50*time.Millisecond)
+	plan.RollCall = false
+	seen, err := observe(t.Context(), tun, plan)
+	if err := errors.Join(err, seen.result.Check()); err != nil {
+		t.Fatal(err)
+	}
+	for i, e := range ends {
+		w := watched[i]
+		w.stop()
+		<-w.done
+		if w.err != nil || len(w.seen) != 1 {
+			t.Errorf("%s: the endpoints of the peer were %v, want one; error %v", e.Dev, w.seen, w.err)
+		}
+		switch n, spreads := len(outerFlows(seen.wire, e.Outer)), i == 0 && modeA == tunnels.ModeDirect; {
+		case spreads && n < fewFlows.fewest, !spreads && n != 1:
+			t.Errorf("%d flows left %s in %d outer ones", fewFlows.flows, e.Dev, n)
+		}
+	}
+	if total := seen.result.Total(); total.Up.Lost+total.Down.Lost > 0 {
+		t.Errorf("%d and %d packets were lost", total.Up.Lost, total.Down.Lost)
+	}
+	awaitModes(t, tun, modeA, "fallback")
+}
+
 // attachUnderLoad attaches to one end after the other while flows run, and detaches
 // again.
 func attachUnderLoad(t *testing.T, ipv6 bool) {
@@ -256,7 +406,7 @@ func attachAndDetach(t *testing.T, tun *tunnels.Tunnel) error {
 
 // attachedPeerGone kills one end's kiloport while flows run. The other has to
 // notice, and what is sent from then on is plain WireGuard and arrives.
-func attachedPeerGone(t *testing.T, ipv6 bool) {
+func attachedPeerGone(t *testing.T, ipv6 bool) *tunnels.Tunnel {
 	s := netlab.ForTest(t, netlab.SitesConfig{})
 	tun, err := tunnels.Start(t.Context(), s, attached(t), attached(t), tunnels.Config{IPv6: ipv6})
 	if err != nil {
@@ -287,6 +437,7 @@ func attachedPeerGone(t *testing.T, ipv6 bool) {
 		t.Fatal(err)
 	}
 	checkOneOuterFlow(t, seen, tun.A.Outer, tun.B.Outer)
+	return tun
 }
 
 // attachedStockPeer wants a peer without kiloport to see WireGuard as it is.

@@ -22,7 +22,7 @@ func TestAttachCost(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		k.CountInstructions = true
+		k.Clock = stockkernel.InstructionClock
 		testInKernel(t, k.Run)
 		return
 	}

@@ -33,10 +33,23 @@ func startOurs(t *testing.T, s *netlab.Sites, ipv6 bool) *tunnels.Tunnel {
 	if err != nil {
 		t.Fatal(err)
 	}
+	sayOnFailure(t, tun)
 	if err := tun.AwaitLanes(t.Context(), binary(t, kiloportBinary)); err != nil {
 		t.Fatal(err)
 	}
 	return tun
+}
+
+// sayOnFailure has a test that fails end with what both daemons have said, and how
+// they ended if they did.
+func sayOnFailure(t *testing.T, tun *tunnels.Tunnel) {
+	t.Cleanup(func() {
+		for _, e := range []*tunnels.End{&tun.A, &tun.B} {
+			if t.Failed() && e.Process != nil {
+				t.Logf("%s: %v; it said:\n%s", e.Dev, e.Process.Err(), e.Process.Output())
+			}
+		}
+	})
 }
 
 // TestEveryFlowInItsOwnLane is the promise of the project: 500 inner flows leave
@@ -232,6 +245,7 @@ func TestStockPeerAcrossRekey(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		sayOnFailure(t, tun)
 		handshakes := countHandshakes(t, s)
 		seen, err := observe(t.Context(), tun, flowsPlan(tun, 40, rekeyAfter+10*time.Second, 100*time.Millisecond))
 		if err != nil {

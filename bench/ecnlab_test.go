@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -17,10 +18,10 @@ func TestMarksOfRealGateways(t *testing.T) {
 	classic := netlab.Path{Qdisc: netlab.Qdisc{ECN: true}}
 	shallow := netlab.Path{Qdisc: netlab.Qdisc{ECN: true, CEThreshold: time.Millisecond}}
 	runs := labRuns(t, []lab.Experiment{
-		{Scenario: "marks", Tunnel: "none", Load: 6 * time.Second, Path: classic},
-		{Scenario: "marks", Tunnel: "kiloport", Load: 6 * time.Second, Path: classic},
-		{Scenario: "marks-l4s", Tunnel: "none", Load: 6 * time.Second, Path: shallow},
-		{Scenario: "marks-l4s", Tunnel: "kiloport", Load: 6 * time.Second, Path: shallow},
+		{Scenario: "marks", Seed: 1, Tunnel: "none", Load: 6 * time.Second, Path: classic},
+		{Scenario: "marks", Seed: 1, Tunnel: "kiloport", Load: 6 * time.Second, Path: classic},
+		{Scenario: "marks-l4s", Seed: 1, Tunnel: "none", Load: 6 * time.Second, Path: shallow},
+		{Scenario: "marks-l4s", Seed: 1, Tunnel: "kiloport", Load: 6 * time.Second, Path: shallow},
 	})
 	for i, r := range runs {
 		m := r.Metrics
@@ -29,6 +30,9 @@ func TestMarksOfRealGateways(t *testing.T) {
 			if outside != inside || outside < 40 {
 				t.Errorf("%s through %s, %s: %v marks outside, %v inside", r.Scenario, r.Tunnel, way, outside, inside)
 			}
+		}
+		if !slices.ContainsFunc(r.Series, func(s report.Series) bool { return s.Begins > 0 }) {
+			t.Errorf("%s through %s: all flows began at the same moment", r.Scenario, r.Tunnel)
 		}
 		if n := m["retransmits_count"]; n > 0 {
 			t.Errorf("%s through %s: %v segments were sent again", r.Scenario, r.Tunnel, n)

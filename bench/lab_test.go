@@ -51,39 +51,82 @@ func labRuns(t *testing.T, plan []lab.Experiment) []report.Run {
 // TestSparseFlowFeelsNoTunnel is the claim of the project: beside 4 TCP flows each
 // way through fq_codel gateways, a sparse probe through kiloport feels what it
 // would feel with no tunnel, loses nothing, and the flows get what the headers
-// leave. Labels on one port do as well as ports. With one port alone it is another
-// tunnel like all others.
+// leave. Labels or source addresses on one port do as well as ports. With one port
+// alone it is another tunnel like all others.
+//
+// Of one run the worst of 350 probes is chance: without a tunnel it is 1.2 to 1.9 ms,
+// and with one 1.4 to 2.5, of which a packet of the line takes 0.6. In one run of a
+// hundred the probe has a gateway's queue together with a flow. So figures are the
+// medians of three runs.
 func TestSparseFlowFeelsNoTunnel(t *testing.T) {
-	var plan []lab.Experiment
-	for _, tunnel := range []string{"none", "kiloport", "kiloport-1port", "wireguard-go"} {
-		plan = append(plan, lab.Experiment{Scenario: "rrul_be", Tunnel: tunnel, Load: 7 * time.Second})
+	rrul := func(tunnel string, settings ...string) lab.Experiment {
+		return lab.Experiment{Scenario: "rrul_be", Tunnel: tunnel, Settings: settings, Load: 7 * time.Second}
 	}
-	plan = append(plan, lab.Experiment{Scenario: "rrul_be", Tunnel: "kiloport", Settings: []string{"Spread = labels", "Ports = 1"}, Load: 7 * time.Second})
+	plan := []lab.Experiment{rrul("kiloport-1port"), rrul("wireguard-go")}
+	like := []lab.Experiment{
+		rrul("none"), rrul("kiloport"), rrul("kiloport", "Spread = labels", "Ports = 1"),
+		// Both sites have this prefix: nothing is sent to it.
+		rrul("kiloport", "Spread = addresses", "Ports = 1", "SourcePrefix = 2001:db8:aa::/64"),
+	}
+	const times = 3
+	for _, e := range like {
+		plan = append(plan, slices.Repeat([]lab.Experiment{e}, times)...)
+	}
 	runs := labRuns(t, plan)
-	var probe [5]report.Latency
-	for i := range runs {
-		l, err := report.Induced(runs[i])
+	for _, r := range runs[:2] {
+		l, err := report.Induced(r)
 		if err != nil {
 			t.Fatal(err)
 		}
-		probe[i] = l
-	}
-	none, ours := probe[0], probe[1]
-	if ours.Median() > none.Median()+0.2 || ours.Worst() > none.Worst()+1 || ours.Lost > 0 {
-		t.Errorf("kiloport adds %.2f ms, %.2f at worst, and loses %d; no tunnel %.2f and %.2f", ours.Median(), ours.Worst(), ours.Lost, none.Median(), none.Worst())
-	}
-	up, ofUp := report.Figures(runs[1])[report.MetricGoodputUp], report.Figures(runs[0])[report.MetricGoodputUp]
-	if up < 0.9*ofUp {
-		t.Errorf("goodput is %.2f Mbit/s, %.2f without a tunnel", up, ofUp)
-	}
-	if labels := probe[4]; labels.Median() > ours.Median()+0.2 || labels.Worst() > none.Worst()+1 || labels.Lost > 0 {
-		t.Errorf("with labels on one port kiloport adds %.2f ms, %.2f at worst, and loses %d; with ports %.2f and %.2f", labels.Median(), labels.Worst(), labels.Lost, ours.Median(), ours.Worst())
-	}
-	for i, r := range runs[2:4] {
-		if median := probe[2+i].Median(); median < 5 {
+		if median := l.Median(); median < 5 {
 			t.Errorf("%s adds only %.2f ms: does the gateway see its inner flows?", r.Tunnel.Name, median)
 		}
 	}
+	felt := make([]feeling, len(like))
+	for i := range felt {
+		felt[i] = feel(t, runs[2+i*times:][:times])
+	}
+	none, ours := felt[0], felt[1]
+	than := none // labels and addresses are to do as well as ports
+	for i, by := range []string{"ports", "labels", "addresses"} {
+		if f := felt[1+i]; f.median > than.median+0.2 || f.worst > none.worst+1 || f.lost > 0 {
+			t.Errorf("by %s kiloport adds %.2f ms, %.2f at worst, and loses %v; with ports %.2f and %.2f, no tunnel %.2f and %.2f",
+				by, f.median, f.worst, f.lost, ours.median, ours.worst, none.median, none.worst)
+		}
+		than = ours
+	}
+	if ours.up < 0.9*none.up {
+		t.Errorf("goodput is %.2f Mbit/s, %.2f without a tunnel", ours.up, none.up)
+	}
+}
+
+// A feeling is what a probe feels, medians of several runs.
+type feeling struct {
+	median, worst float64 // ms, induced
+	lost          float64 // probes
+	up            float64 // Mbit/s, of the flows beside
+}
+
+func feel(t *testing.T, runs []report.Run) feeling {
+	t.Helper()
+	var medians, worsts, lost, ups []float64
+	for _, r := range runs {
+		l, err := report.Induced(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		medians, worsts = append(medians, l.Median()), append(worsts, l.Worst())
+		ups = append(ups, report.Figures(r)[report.MetricGoodputUp])
+		lost = append(lost, float64(l.Lost))
+	}
+	t.Logf("%s: medians %.2f ms, worst %.2f, lost %v", runs[0].Tunnel.Name, medians, worsts, lost)
+	return feeling{middle(medians), middle(worsts), middle(lost), middle(ups)}
+}
+
+// middle is the median of an odd number of figures.
+func middle(figures []float64) float64 {
+	sorted := slices.Sorted(slices.Values(figures))
+	return sorted[len(sorted)/2]
 }
 
 // laneZero is the outer flow in which the two daemons talk to each other: reports
@@ -111,19 +154,28 @@ func TestFlowsHaveQueuesOfTheirOwn(t *testing.T) {
 }
 
 // TestPoolSizesTell: of 40 flows in 16 ports hardly one is alone, in 1024 ports
-// nearly all are, and their bulk flows share the line about as fairly as it goes.
+// nearly all are, and their bulk flows share the line about as fairly as it goes. By
+// chance one run in twenty has but 85 % alone, and one in hundreds less than 80: the
+// mean of three has 96, and 3 more or less.
 func TestPoolSizesTell(t *testing.T) {
 	var plan []lab.Experiment
-	for _, ports := range []string{"16", "1024"} {
+	for _, ports := range []string{"16", "1024", "1024", "1024"} {
 		plan = append(plan, lab.Experiment{Scenario: "flows", Tunnel: "kiloport", Settings: []string{"Ports = " + ports}, Flows: 40, Load: 4 * time.Second})
 	}
 	runs := labRuns(t, plan)
-	few, many := runs[0].Metrics, runs[1].Metrics
+	few, alone := runs[0].Metrics, 0.0
 	if few[report.MetricFlowsAlone] > 40 || few[report.MetricOuterFlows] > 16+laneZero {
 		t.Errorf("16 ports: %v %% are alone, %v outer flows", few[report.MetricFlowsAlone], few[report.MetricOuterFlows])
 	}
-	if many[report.MetricFlowsAlone] < 80 || many[report.MetricOuterFlows] < 40 || many[report.MetricOuterFlows] > 40+laneZero || many[report.MetricJainUp] < 0.9 {
-		t.Errorf("1024 ports: %v %% are alone, %v outer flows, Jain's index %v", many[report.MetricFlowsAlone], many[report.MetricOuterFlows], many[report.MetricJainUp])
+	for _, r := range runs[1:] {
+		many := r.Metrics
+		alone += many[report.MetricFlowsAlone] / float64(len(runs[1:]))
+		if many[report.MetricOuterFlows] < 40 || many[report.MetricOuterFlows] > 40+laneZero || many[report.MetricJainUp] < 0.9 {
+			t.Errorf("1024 ports: %v outer flows, Jain's index %v", many[report.MetricOuterFlows], many[report.MetricJainUp])
+		}
+	}
+	if alone < 86 {
+		t.Errorf("1024 ports: %.1f %% are alone", alone)
 	}
 	if j := few[report.MetricJainUp]; j <= 0 || j > 1 {
 		t.Errorf("16 ports: Jain's index %v", j)

@@ -61,10 +61,22 @@ Traps
   - TCP flows that share one queue are chaotic: the same experiment gives medians
     that differ by a third. Repeat it, and look at the range. Flows with queues of
     their own repeat within a few percent.
-  - With 4 repetitions or more on each side, bench compare says of a difference
-    whether it is one, or whether the two agree: chance alone has medians as far
-    apart. With fewer it says that it cannot be told. It takes repetitions for
-    independent, which those with the same seed are not.
+  - At 100 Mbit/s one queue has two states: in two of three runs the probe waits 8
+    to 13 ms, in the third 17 to 30, and a median of five is of the one that came
+    more often. Five more may be of the other. bench compare then says that the two
+    agree, because its interval holds both states, 20 ms apart: that is all that
+    five runs can say, and more do not make it narrow while both states are there.
+    Look at the range, and at how many runs are in which.
+  - Every flow may share one of fq_codel's 1024 queues with another by chance,
+    without a tunnel, too. In one run of a hundred the probe does, with a TCP flow
+    (4 each way), and waits 3 to 8 ms in it. A median over runs does not feel that,
+    a range does.
+  - Every scenario is done 5 times (bench run --help). With 5 repetitions or more on
+    each side, bench compare says of a difference whether it is one, or whether the
+    two agree: chance alone has medians as far apart. With fewer, what it promises
+    does not hold, and it says that it cannot be told. It takes repetitions for
+    independent, which those with the same seed are not. Of a hundred figures that
+    do not differ it calls up to five different: look at the one that was asked.
   - Hosts have an MTU of 1500 and tunnels less: the first full segments of a flow
     are lost to the discovery of that, and sent again. So retransmits exceed what
     the gateways dropped, by some 30, through every tunnel.

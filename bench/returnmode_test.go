@@ -33,15 +33,17 @@ func (w *wall) nft(t *testing.T, script string) {
 	}
 }
 
-// flush takes the rules away and makes the kernel forget all connections, which is
-// what a router does that is started anew, then puts the rules back.
+// flush takes the rules away, puts them back, and makes the kernel forget all
+// connections, which is what a router does that is started anew. Connections come last:
+// one that began without the rules would not be translated for as long as it is used,
+// whatever the ends do.
 func (w *wall) flush(t *testing.T) {
 	t.Helper()
 	w.nft(t, "delete table "+wallTable)
+	w.raise(t)
 	if err := w.node.ForgetConnections(); err != nil {
 		t.Fatal(err)
 	}
-	w.raise(t)
 }
 
 // connections counts what the kernel tracks with one of the ends' outer addresses.
@@ -106,8 +108,14 @@ var walledCases = []walledCase{
 // site A's where it masquerades.
 func (c *walledCase) raiseWalls(t *testing.T, s *netlab.Sites) (walls []*wall) {
 	t.Helper()
+	return c.raiseWallsAs(t, s, masqueradeRules)
+}
+
+// raiseWallsAs has rules of its own for the router.
+func (c *walledCase) raiseWallsAs(t *testing.T, s *netlab.Sites, router string) (walls []*wall) {
+	t.Helper()
 	if c.nat {
-		walls = append(walls, &wall{s.Router, masqueradeRules})
+		walls = append(walls, &wall{s.Router, router})
 		s.A.Addr4, s.A.Addr6, s.A.RouterDev = s.B.Gateway4, s.B.Gateway6, s.B.RouterDev
 	}
 	for i, behind := range []bool{c.a, c.b} {
@@ -143,6 +151,7 @@ func testWalled(t *testing.T, c walledCase) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	sayOnFailure(t, tun)
 	awaitModes(t, tun, c.modeA, c.modeB)
 	const flows = 200
 	testCallsAlone(t, tun, flows)
@@ -261,6 +270,7 @@ func TestSpreadByOtherMeans(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			sayOnFailure(t, tun)
 			if strings.Contains(test.spread, "addresses") {
 				tun.A.Sources, tun.B.Sources = prefixes[0], prefixes[1]
 			}

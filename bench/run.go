@@ -73,7 +73,7 @@ KVM does not work, the processor there is an emulated one: what runs is what use
 run, but its clock is uneven, and all figures are more the emulation's than the
 tunnels'.
 
-Scenarios:
+Scenarios, with how often each is done and for how long:
 ` + scenarioHelp(),
 		ValidArgs: lab.Names(),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -105,7 +105,7 @@ func (o *runOptions) flags(cmd *cobra.Command) {
 	f.IntSliceVar(&o.ports, "ports", nil, "kiloport with pools of these sizes, such as 1,16,64,256,1024,4096")
 	f.StringSliceVar(&o.cases, "cases", nil, `some of the loads of scenarios in real time, such as "tcp 8 up" (default all)`)
 	f.StringArrayVar(&o.settings, "set", nil, `a line for the [Interface] section of kiloport's file, such as "Ports = 64"`)
-	f.IntVar(&o.repeat, "repeat", 0, "repetitions, 0 means what the scenario needs")
+	f.IntVar(&o.repeat, "repeat", 0, "repetitions, 0 means what the scenario needs to tell a difference from chance")
 	f.Uint64Var(&o.seed, "seed", 0, "what the moments at which flows begin are drawn with; 0 means another one each time, which the report tells")
 	f.IntVar(&o.seconds, "seconds", 0, "length of the load, 0 means what the scenario needs")
 	f.IntVar(&o.jobs, "jobs", runtime.NumCPU(), "lab kernels at the same time")
@@ -120,7 +120,7 @@ func (o *runOptions) flags(cmd *cobra.Command) {
 func scenarioHelp() string {
 	var b strings.Builder
 	for _, s := range lab.Scenarios {
-		fmt.Fprintf(&b, "  %-10s %s\n", s.Name, s.Title)
+		fmt.Fprintf(&b, "  %-10s %d × %-5v  %s\n", s.Name, s.Repetitions, s.Load, s.Title)
 	}
 	return b.String()
 }

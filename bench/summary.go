@@ -58,9 +58,27 @@ func writeSummary(w io.Writer, runs []report.Run) {
 		tables[k] = append(tables[k], &runs[i])
 	}
 	for _, k := range order {
-		fmt.Fprintf(w, "\n%s, %s: medians of the repetitions\n", k.scenario, k.path)
+		fmt.Fprintf(w, "\n%s, %s: medians of %s\n", k.scenario, k.path, repetitions(tables[k]))
 		writeTable(w, tables[k])
 	}
+}
+
+// repetitions tells how often each tunnel was measured, and whether that is often
+// enough to compare.
+func repetitions(runs []*report.Run) string {
+	count, most := map[string]int{}, 0
+	for _, r := range runs {
+		name := r.Tunnel.String()
+		count[name]++
+		most = max(most, count[name])
+	}
+	switch {
+	case most == 1:
+		return fmt.Sprintf("one repetition; it takes %d to tell a difference from chance", report.RepetitionsToTell)
+	case most < report.RepetitionsToTell:
+		return fmt.Sprintf("%d repetitions; it takes %d to tell a difference from chance", most, report.RepetitionsToTell)
+	}
+	return fmt.Sprintf("%d repetitions", most)
 }
 
 func writeTable(w io.Writer, runs []*report.Run) {

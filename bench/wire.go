@@ -86,14 +86,9 @@ func (w *wiretap) lanes(calls []traffic.RollCall, from *tunnels.End) ([]lane, er
 	return lanes, nil
 }
 
-// sizeProbes are the lengths of a turn that the daemons' own probes of the path's size
-// have, too, over IPv6 and IPv4.
-var sizeProbes = []int{1200, 1360}
-
 // laneOf finds the lane of one turn among messages of its length. Control
-// messages, between the listen ports or of a size that is tested, may happen to have
-// that length too: they do not count if every packet of the turn was seen elsewhere, in
-// one lane.
+// messages, between the listen ports, may happen to have that length too: they do not
+// count if every packet of the turn was seen elsewhere, in one lane.
 func (w *wiretap) laneOf(call traffic.RollCall, messages []sighting) (lane, error) {
 	counts := map[lane]int{}
 	for _, s := range between(messages, call.From, call.To) {
@@ -107,7 +102,7 @@ func (w *wiretap) laneOf(call traffic.RollCall, messages []sighting) (lane, erro
 	}
 	switch {
 	case len(counts) < 2:
-	case zero == len(counts) || zero == 0 && slices.Contains(sizeProbes, call.InnerLength):
+	case zero == len(counts):
 		maps.DeleteFunc(counts, func(_ lane, n int) bool { return n < call.Packets })
 	default:
 		maps.DeleteFunc(counts, func(l lane, _ int) bool { return l.isLaneZero() })

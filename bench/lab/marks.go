@@ -18,12 +18,12 @@ func init() {
 	Scenarios = append(Scenarios,
 		Scenario{
 			Name: "marks", Title: "4 TCP flows each way with ECN: of the marks made outside, how many come out inside",
-			Load: 15 * time.Second, Repetitions: 3, ECN: true,
+			Load: 10 * time.Second, Repetitions: usualRepetitions, ECN: true,
 			custom: func(ctx context.Context, b *bench) error { return b.marks(ctx, append(b.probes(), b.bulk(4, 0)...)) },
 		},
 		Scenario{
 			Name: "marks-l4s", Title: "2 DCTCP flows each way through ce_threshold 1 ms: likewise",
-			Load: 10 * time.Second, Repetitions: 3, ECN: true, CEThreshold: time.Millisecond,
+			Load: 10 * time.Second, Repetitions: usualRepetitions, ECN: true, CEThreshold: time.Millisecond,
 			custom: func(ctx context.Context, b *bench) error { return b.marks(ctx, l4s(b)) },
 		})
 }
@@ -40,7 +40,7 @@ func (b *bench) marks(ctx context.Context, groups []traffic.Group) error {
 	if err != nil {
 		return err
 	}
-	if err := b.course(ctx, groups); err != nil {
+	if err := b.traffic(ctx, groups); err != nil {
 		return err
 	}
 	time.Sleep(settled)
@@ -54,23 +54,6 @@ func (b *bench) marks(ctx context.Context, groups []traffic.Group) error {
 		b.run.Metrics["marks_inside_"+direction+"_count"] = float64(inside)
 	}
 	return nil
-}
-
-// course is traffic with the course of every flow.
-func (b *bench) course(ctx context.Context, groups []traffic.Group) error {
-	plan := traffic.Plan{
-		Groups: groups, Duration: quiet + b.Load, Linger: linger, IdleProbes: idleProbe,
-		Series: true, Bin: bin, Abandon: true, Virtual: Virtual(),
-	}
-	w := b.watch(ctx)
-	result, err := traffic.Between(ctx, b.sites.A.Host, b.sites.B.Host, plan)
-	watched, watchErr := w.stop()
-	if err := errors.Join(err, watchErr); err != nil {
-		return err
-	}
-	b.put(result, groups)
-	watched.put(b.run, result.LoadFrom.Add(quiet))
-	return failed(result)
 }
 
 // announceMTU tells the hosts the MTU of the tunnel, as a router does with an

@@ -7,14 +7,16 @@ import (
 
 	"kiloport/bench/netlab"
 	"kiloport/bench/netlab/traffic"
+	"kiloport/bench/report"
 )
 
 // A Scenario says which flows there are.
 type Scenario struct {
 	// Name is short, Title says in a few words what it does.
 	Name, Title string
-	// Load is how long it takes, Repetitions how many it needs until its
-	// medians can be trusted.
+	// Load is how long it takes, Repetitions how many it needs until a
+	// difference of its medians can be told from chance: at least
+	// [report.RepetitionsToTell].
 	Load        time.Duration
 	Repetitions int
 	// ECN makes the hosts ask for ECN, and is the default for the gateways.
@@ -46,10 +48,10 @@ type Scenario struct {
 
 // What most scenarios need: a load that leaves 200 probes after the warm-up, and as
 // many repetitions as it takes to tell a difference from chance (report.Compare).
-// Four tunnels then take two minutes on two processors.
+// Four tunnels then take two to three minutes on two processors.
 const (
 	usualLoad        = 6 * time.Second
-	usualRepetitions = 4
+	usualRepetitions = report.RepetitionsToTell
 )
 
 // Scenarios are all that can be run.
@@ -91,11 +93,11 @@ var Scenarios = []Scenario{
 	},
 	{
 		Name: "throughput", Title: "as much as gets through, and what it costs: TCP flows and UDP floods, in real time",
-		Load: 4 * time.Second, Repetitions: 5, RealTime: true, cases: throughputCases, custom: throughput,
+		Load: 4 * time.Second, Repetitions: usualRepetitions, RealTime: true, cases: throughputCases, custom: throughput,
 	},
 	{
 		Name: "overload", Title: "a UDP probe every 20 ms beside a load that saturates a daemon, in real time",
-		Load: 5 * time.Second, Repetitions: 5, RealTime: true, cases: overloadCases, custom: overload, lasts: overloadLasts,
+		Load: 5 * time.Second, Repetitions: usualRepetitions, RealTime: true, cases: overloadCases, custom: overload, lasts: overloadLasts,
 	},
 }
 

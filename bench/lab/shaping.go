@@ -19,22 +19,22 @@ func init() {
 	Scenarios = append(Scenarios,
 		Scenario{
 			Name: "shaper", Title: "TCP flows each way before a FIFO of 1000 packets, kiloport shaping to 0.98 of the line",
-			Load: 20 * time.Second, Repetitions: 3, Flows: 4, path: dumb, settings: shapedToLine,
+			Load: 20 * time.Second, Repetitions: usualRepetitions, Flows: 4, path: dumb, settings: shapedToLine,
 			groups: func(b *bench) []traffic.Group { return append(b.probes(), b.bulk(b.Flows, 0)...) },
 		},
 		Scenario{
 			Name: "fair", Title: "equal TCP flows up with kiloport's shaper as the bottleneck: how fairly they share it",
-			Load: 30 * time.Second, Repetitions: 3, Flows: 64, path: dumb, settings: shapedToLine,
+			Load: 30 * time.Second, Repetitions: usualRepetitions, Flows: 64, path: dumb, settings: shapedToLine,
 			groups: func(b *bench) []traffic.Group { return append(b.probes(), b.bulk(b.Flows, 0)[0]) },
 		},
 		Scenario{
 			Name: "autorate", Title: "4 TCP flows up before a FIFO of 1000 packets whose line goes from 50 to 10 to 30 Mbit/s",
-			Load: 75 * time.Second, Repetitions: 5, path: steppedPath, settings: func(*Experiment) []string { return []string{"Autorate = 2mbit-100mbit", overheadOfFrames} },
+			Load: 75 * time.Second, Repetitions: usualRepetitions, path: steppedPath, settings: func(*Experiment) []string { return []string{"Autorate = 2mbit-100mbit", overheadOfFrames} },
 			custom: autorate,
 		},
 		Scenario{
 			Name: "pacing", Title: "how exactly kiloport keeps a rate, and what that costs: 4 flows up, in real time",
-			Load: 6 * time.Second, Repetitions: 3, RealTime: true, Own: true, cases: pacingCases, settings: paced, custom: pacing,
+			Load: 6 * time.Second, Repetitions: usualRepetitions, RealTime: true, Own: true, cases: pacingCases, settings: paced, custom: pacing,
 		})
 }
 

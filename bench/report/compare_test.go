@@ -16,22 +16,24 @@ func TestVerdicts(t *testing.T) {
 		a, b   []float64
 		want   string
 	}{
-		{MetricInducedMedian, times(20, 21, 22, 23), times(0.7, 0.7, 0.8, 0.8), Better},
-		{MetricInducedMedian, times(0.7, 0.7, 0.8, 0.8), times(20, 21, 22, 23), Worse},
-		{MetricInducedMedian, times(0.6, 0.6, 0.6, 0.6), times(0.7, 0.7, 0.7, 0.7), Same}, // 0.1 ms is no difference
-		{MetricInducedMedian, times(10, 20, 30, 40), times(12, 22, 28, 41), Agree},
-		{MetricInducedMedian, times(20, 21, 22), times(0.7, 0.7, 0.8), Unsure}, // too few
-		{MetricInducedMedian, times(20, 21, 22, 23), nil, Unsure},
-		{MetricGoodputUp, times(15, 15.1, 15.2, 15.3), times(17, 17.1, 17.2, 17.3), Better},
-		{MetricGoodputUp, times(17, 17.1, 17.2, 17.3), times(15, 15.1, 15.2, 15.3), Worse},
-		{MetricGoodputUp, times(17, 17.1, 17.2, 17.3), times(17.1, 17.1, 17.2, 17.3), Same},
-		{MetricLost, times(0, 0, 0, 0), times(0.1, 0.1, 0.1, 0.1), Same},
-		{MetricLost, times(0, 0, 0, 0), times(1, 1, 1, 1), Worse},
-		{MetricLanesPeak, times(9, 9, 9, 9), times(64, 64, 64, 64), Differ},
-		{"acked_packets_s", times(1, 1, 1, 1), times(2, 2, 2, 2), Better},
-		{"dropped_packets_count", times(1, 1, 1, 1), times(2, 2, 2, 2), Worse},
-		{"memory_mib", times(2, 2, 2, 2), times(1, 1, 1, 1), Better},
-		{"made_up", times(2, 2, 2, 2), times(1, 1, 1, 1), Differ},
+		{MetricInducedMedian, times(20, 21, 22, 23, 24), times(0.7, 0.7, 0.8, 0.8, 0.8), Better},
+		{MetricInducedMedian, times(0.7, 0.7, 0.8, 0.8, 0.8), times(20, 21, 22, 23, 24), Worse},
+		{MetricInducedMedian, times(0.6, 0.6, 0.6, 0.6, 0.6), times(0.7, 0.7, 0.7, 0.7, 0.7), Same}, // 0.1 ms is no difference
+		{MetricInducedMedian, times(10, 20, 30, 40, 40), times(12, 22, 28, 41, 41), Agree},
+		{MetricInducedMedian, times(9, 9, 9, 9, 30), times(9, 30, 30, 30, 30), Agree},                         // of two states, each the more frequent once
+		{MetricInducedMedian, times(0.58, 0.58, 0.58, 0.59, 0.63), times(0.63, 0.64, 0.66, 0.73, 8.3), Agree}, // medians are 0.08 ms apart
+		{MetricInducedMedian, times(20, 21, 22, 23), times(0.7, 0.7, 0.8, 0.8), Unsure},                       // too few
+		{MetricInducedMedian, times(20, 21, 22, 23, 24), nil, Unsure},
+		{MetricGoodputUp, times(15, 15.1, 15.2, 15.2, 15.3), times(17, 17.1, 17.2, 17.2, 17.3), Better},
+		{MetricGoodputUp, times(17, 17.1, 17.2, 17.2, 17.3), times(15, 15.1, 15.2, 15.2, 15.3), Worse},
+		{MetricGoodputUp, times(17, 17.1, 17.2, 17.2, 17.3), times(17.1, 17.1, 17.2, 17.2, 17.3), Same},
+		{MetricLost, times(0, 0, 0, 0, 0), times(0.1, 0.1, 0.1, 0.1, 0.1), Same},
+		{MetricLost, times(0, 0, 0, 0, 0), times(1, 1, 1, 1, 1), Worse},
+		{MetricLanesPeak, times(9, 9, 9, 9, 9), times(64, 64, 64, 64, 64), Differ},
+		{"acked_packets_s", times(1, 1, 1, 1, 1), times(2, 2, 2, 2, 2), Better},
+		{"dropped_packets_count", times(1, 1, 1, 1, 1), times(2, 2, 2, 2, 2), Worse},
+		{"memory_mib", times(2, 2, 2, 2, 2), times(1, 1, 1, 1, 1), Better},
+		{"made_up", times(2, 2, 2, 2, 2), times(1, 1, 1, 1, 1), Differ},
 	} {
 		if got := difference(kindOf(test.metric), test.a, test.b); got.Verdict != test.want {
 			t.Errorf("%s from %v to %v: %q (%v, %v to %v), want %q", test.metric, test.a, test.b, got.Verdict, got.Change, got.Low, got.High, test.want)
@@ -40,10 +42,10 @@ func TestVerdicts(t *testing.T) {
 }
 
 func TestCompare(t *testing.T) {
-	a, b := sampleDocument(1, 5), sampleDocument(2, 5)
-	a.Runs, b.Runs = a.Runs[:20], b.Runs[5:25] // "no tunnel" only in A, "tinc" only in B
+	a, b := sampleDocument(1, 6), sampleDocument(2, 6)
+	a.Runs, b.Runs = a.Runs[:24], b.Runs[6:30] // "no tunnel" only in A, "tinc" only in B
 	for i := range b.Runs {
-		if b.Runs[i].Tunnel.Name == "kiloport" && b.Runs[i].Repetition == 5 {
+		if b.Runs[i].Tunnel.Name == "kiloport" && b.Runs[i].Repetition == 6 {
 			b.Runs[i].Error = "it ended"
 		}
 	}
@@ -95,27 +97,57 @@ func TestCopiesAreNoAgreement(t *testing.T) {
 	}
 }
 
-// TestIntervalsHoldWhatTheyPromise compares medians of few values of one skewed
-// distribution, as TCP flows in one queue make them: 95 of 100 intervals or more
-// have to contain the difference, which is none.
+// TestLoadsOfDifferentLengths wants a note where counts cannot be the same.
+func TestLoadsOfDifferentLengths(t *testing.T) {
+	for _, test := range []struct {
+		seconds float64
+		want    bool
+	}{{11, true}, {12, false}} {
+		a, b := sampleDocument(1, 1), sampleDocument(2, 1)
+		for i := range b.Runs {
+			b.Runs[i].Duration = test.seconds
+		}
+		var out strings.Builder
+		if err := Compare(a, b, &out); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(out.String(), "loads of A last 12 s and those of B 11 s"); got != test.want {
+			t.Errorf("12 s and %v s: note %v, want %v", test.seconds, got, test.want)
+		}
+	}
+}
+
+// TestIntervalsHoldWhatTheyPromise compares medians of as few values as verdicts are
+// given of, of distributions as TCP flows in one queue make them: a skewed one, and
+// one of two states. 95 of 100 intervals or more have to contain the difference,
+// which is none.
 func TestIntervalsHoldWhatTheyPromise(t *testing.T) {
-	const trials = 300
+	const trials = 600
 	random := rand.New(rand.NewPCG(1, 2))
-	series := func() []float64 {
-		values := make([]float64, 5)
-		for i := range values {
-			values[i] = 15 + 8*random.ExpFloat64()
+	skewed := func() float64 { return 15 + 8*random.ExpFloat64() }
+	ofTwoStates := func() float64 {
+		if random.IntN(2) == 0 {
+			return 30 + random.NormFloat64()
 		}
-		return values
+		return 9 + random.ExpFloat64()
 	}
-	held := 0
-	for range trials {
-		if _, low, high := medianDifference(series(), series()); low <= 0 && high >= 0 {
-			held++
+	for i, value := range []func() float64{skewed, ofTwoStates} {
+		series := func() []float64 {
+			values := make([]float64, RepetitionsToTell)
+			for i := range values {
+				values[i] = value()
+			}
+			return values
 		}
-	}
-	if held < trials*95/100 {
-		t.Errorf("%d of %d intervals of 95 %% hold", held, trials)
+		held := 0
+		for range trials {
+			if _, low, high := medianDifference(series(), series()); low <= 0 && high >= 0 {
+				held++
+			}
+		}
+		if held < trials*95/100 {
+			t.Errorf("distribution %d: %d of %d intervals of 95 %% hold", i, held, trials)
+		}
 	}
 }
 
@@ -126,7 +158,7 @@ func (brokenWriter) Write([]byte) (int, error) { return 0, os.ErrClosed }
 // TestPathsOfDifferentBurstsAreNotCompared wants a series before shapers with
 // another burst to be another one.
 func TestPathsOfDifferentBurstsAreNotCompared(t *testing.T) {
-	a, b := sampleDocument(1, 4), sampleDocument(2, 4)
+	a, b := sampleDocument(1, RepetitionsToTell), sampleDocument(2, RepetitionsToTell)
 	for i := range b.Runs {
 		b.Runs[i].Path.BurstMs = 10
 	}
@@ -138,13 +170,13 @@ func TestPathsOfDifferentBurstsAreNotCompared(t *testing.T) {
 }
 
 func TestDifferencesOfItself(t *testing.T) {
-	doc := sampleDocument(1, 4)
+	doc := sampleDocument(1, RepetitionsToTell)
 	all := Differences(doc, doc)
 	if len(all) == 0 {
 		t.Fatal("nothing was compared")
 	}
 	for _, d := range all {
-		if d.Change != 0 || d.Verdict == Better || d.Verdict == Worse || d.A.N != 4 {
+		if d.Change != 0 || d.Verdict == Better || d.Verdict == Worse || d.A.N != RepetitionsToTell {
 			t.Errorf("a document differs from itself: %+v", d)
 		}
 	}

@@ -93,9 +93,13 @@ func (s *section) otherRow(metric string) otherRow {
 	return row
 }
 
-// notes are those of the section's runs, each once.
+// notes are those of the section's runs, each once, after what there is to say of
+// how many there are.
 func (s *section) notes() []string {
 	var notes []string
+	if fewest := s.fewest(); fewest < RepetitionsToTell {
+		notes = append(notes, fmt.Sprintf("It takes %d repetitions of each tunnel to tell a difference from chance; here are %d.", RepetitionsToTell, fewest))
+	}
 	for _, c := range s.cells {
 		for _, run := range slices.Concat(c.runs, c.failed) {
 			note := c.tunnel + ": " + run.Notes
@@ -105,6 +109,15 @@ func (s *section) notes() []string {
 		}
 	}
 	return notes
+}
+
+// fewest is how many repetitions that tunnel has which has the fewest.
+func (s *section) fewest() int {
+	least := len(s.cells[0].runs)
+	for _, c := range s.cells {
+		least = min(least, len(c.runs))
+	}
+	return least
 }
 
 func views(figures []*Figure) ([]figureView, error) {

@@ -30,6 +30,7 @@ var needs = []host.Need{
 // A fetcher brings a kernel into the cache, whose lock is held.
 type fetcher struct {
 	host     *host.Host
+	series   string
 	cache    host.Cache
 	reporter *host.Reporter
 }
@@ -101,8 +102,8 @@ func (f *fetcher) choose(ctx context.Context) (image, error) {
 		// Old lists may do as well.
 		stale = f.host.Update(ctx)
 	}
-	pkg, err := newestImage(ctx, f.host)
-	if errors.Is(err, errNoImage) {
+	pkg, err := newestImage(ctx, f.host, f.series)
+	if errors.Is(err, ErrNoImage) {
 		err = errors.Join(err, stale)
 	}
 	return pkg, err

@@ -88,7 +88,7 @@ func TestEnsureFetchesOnce(t *testing.T) {
 		d := newFakeDebian()
 		d.usr = usr
 		var said strings.Builder
-		k, err := ensure(t.Context(), &d.Host, cache, &said)
+		k, err := ensure(t.Context(), &d.Host, usualSeries, cache, &said)
 		must(t, err)
 		folder := filepath.Join(string(cache), fakeVersion)
 		want := Manifest{Package: fakePackage, PackageVersion: fakeVersion, Release: fakeRelease, SHA256: k.Manifest.SHA256}
@@ -104,7 +104,7 @@ func TestEnsureFetchesOnce(t *testing.T) {
 		wantOnly(t, cache, "lock", fakeVersion)
 		said.Reset()
 		before := len(d.commands)
-		again, err := ensure(t.Context(), &d.Host, cache, &said)
+		again, err := ensure(t.Context(), &d.Host, usualSeries, cache, &said)
 		must(t, err)
 		if again.Path != k.Path || len(d.commands) != before || said.Len() > 0 {
 			t.Errorf("the second time: %s, after %q, said %q", again.Path, d.commands[before:], said.String())
@@ -127,7 +127,7 @@ func wantOnly(t *testing.T, cache host.Cache, names ...string) {
 func TestEnsureReplacesWhatIsUnsound(t *testing.T) {
 	cache := host.Cache(t.TempDir())
 	d := newFakeDebian()
-	k, err := ensure(t.Context(), &d.Host, cache, nil)
+	k, err := ensure(t.Context(), &d.Host, usualSeries, cache, nil)
 	must(t, err)
 	for name, spoil := range map[string]func() error{
 		"another kernel": func() error { return os.WriteFile(k.Path, fakeKernel("6.12.8"), 0o644) },
@@ -139,7 +139,7 @@ func TestEnsureReplacesWhatIsUnsound(t *testing.T) {
 		if _, err := find(cache); !errors.Is(err, errNone) {
 			t.Errorf("%s: found, error %v", name, err)
 		}
-		if _, err := ensure(t.Context(), &d.Host, cache, nil); err != nil {
+		if _, err := ensure(t.Context(), &d.Host, usualSeries, cache, nil); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -148,10 +148,10 @@ func TestEnsureReplacesWhatIsUnsound(t *testing.T) {
 func TestEnsureInstallsWhatIsMissing(t *testing.T) {
 	cache := host.Cache(t.TempDir())
 	d := newFakeDebian()
-	_, err := ensure(t.Context(), &d.Host, cache, nil)
+	_, err := ensure(t.Context(), &d.Host, usualSeries, cache, nil)
 	must(t, err)
 	d.lacks, d.commands = []string{qemu, modprobe}, nil
-	_, err = ensure(t.Context(), &d.Host, cache, nil)
+	_, err = ensure(t.Context(), &d.Host, usualSeries, cache, nil)
 	must(t, err)
 	want := []string{"apt-get install -q -y --no-install-recommends qemu-system-x86 kmod"}
 	if !slices.Equal(d.commands, want) {
@@ -170,7 +170,7 @@ func TestEnsureErrors(t *testing.T) {
 		{"qemu elsewhere", func(d *fakeDebian) { d.lacks = []string{qemu}; d.stays = d.lacks }, "these are installed, but there is no qemu-system-x86_64 in PATH"},
 		{"no apt", func(d *fakeDebian) { d.lacks = []string{"apt-get"} }, "there is no apt here to fetch it with: run this on a Debian"},
 		{"no space", func(d *fakeDebian) { d.Free = func(string) (uint64, error) { return 1 << 20, nil } }, "has 1 MB free and 400 MB are needed: make room"},
-		{"no kernel", func(d *fakeDebian) { d.unknown = true }, "apt knows no package linux-image-6.12.*-amd64 and no linux-image-amd64: add a Debian release's"},
+		{"no kernel", func(d *fakeDebian) { d.unknown = true }, "linux-image-6.12.*-amd64: apt knows no such kernel: add a Debian release's"},
 		{"no kernel in old lists", func(d *fakeDebian) { d.unknown, d.fails = true, "update" }, "then run apt-get update\nfake failure"},
 		{"no network", func(d *fakeDebian) { d.fails = "download" }, "fake failure; look whether the machine has a network"},
 		{"old lists, not root", func(d *fakeDebian) { d.Root, d.fails = false, "download" }, "fake failure; apt's lists may be old: run once as root: apt-get update"},
@@ -183,7 +183,7 @@ func TestEnsureErrors(t *testing.T) {
 			cache := host.Cache(t.TempDir())
 			d := newFakeDebian()
 			test.spoil(d)
-			_, err := ensure(t.Context(), &d.Host, cache, nil)
+			_, err := ensure(t.Context(), &d.Host, usualSeries, cache, nil)
 			wantError(t, err, test.err)
 			wantOnly(t, cache, "lock")
 		})
@@ -202,7 +202,7 @@ func TestEnsureEndsWithItsContext(t *testing.T) {
 		}
 		return d.run(ctx, dir, out, name, args...)
 	}
-	if _, err := ensure(ctx, &d.Host, cache, nil); !errors.Is(err, why) {
+	if _, err := ensure(ctx, &d.Host, usualSeries, cache, nil); !errors.Is(err, why) {
 		t.Errorf("error %v, want %v", err, why)
 	}
 	wantOnly(t, cache, "lock")

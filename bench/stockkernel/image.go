@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"regexp"
 	"slices"
 	"strconv"
@@ -14,8 +15,8 @@ import (
 
 const (
 	packagePrefix = "linux-image-"
-	// wantedSeries is the kernel that the lab kernel has, too.
-	wantedSeries = packagePrefix + "6.12."
+	// usualSeries is that of the lab kernel, too.
+	usualSeries = "6.12"
 	// metaPackage depends on the kernel of the release, whatever it is.
 	metaPackage = "linux-image-amd64"
 )
@@ -23,27 +24,37 @@ const (
 // An image is a package with a kernel in it, in the version that apt would get.
 type image struct{ name, version string }
 
-var errNoImage = errors.New("apt knows no package " + wantedSeries + "*-amd64 and no " + metaPackage +
-	": add a Debian release's main and security archive to apt's sources, then run apt-get update")
+// ErrNoImage says that apt knows no kernel of a series.
+var ErrNoImage = errors.New("apt knows no such kernel: add a Debian release's main and security archive to apt's sources, then run apt-get update")
 
 // imageName is what packages of signed kernels for all machines are called:
 // linux-image-6.12.117+deb12-amd64, linux-image-6.1.0-38-amd64. Others are for a
 // cloud or for real time, unsigned, symbols for a debugger, or empty packages.
 var imageName = regexp.MustCompile(`^linux-image-[0-9]+\.[0-9]+\.[0-9]+[^-]*(-[0-9]+)?-amd64$`)
 
-// newestImage asks apt for the newest kernel of the wanted series, or else for
-// that of the release.
-func newestImage(ctx context.Context, h *host.Host) (image, error) {
-	known, err := h.Run(ctx, "", nil, "apt-cache", "pkgnames", wantedSeries)
+// newestImage asks apt for the newest kernel of a series, or in place of the usual
+// one for that of the release.
+func newestImage(ctx context.Context, h *host.Host, series string) (image, error) {
+	prefix := packagePrefix + series + "."
+	known, err := h.Run(ctx, "", nil, "apt-cache", "pkgnames", prefix)
 	if err != nil {
 		return image{}, err
 	}
-	if i, err := firstCandidate(ctx, h, newestFirst(strings.Fields(known))); !errors.Is(err, errNoImage) {
-		return i, err
+	i, err := firstCandidate(ctx, h, newestFirst(strings.Fields(known)))
+	if errors.Is(err, ErrNoImage) && series == usualSeries {
+		i, err = releaseImage(ctx, h)
 	}
+	if errors.Is(err, ErrNoImage) {
+		err = fmt.Errorf("%s*-amd64: %w", prefix, err)
+	}
+	return i, err
+}
+
+// releaseImage asks apt for the kernel of the release.
+func releaseImage(ctx context.Context, h *host.Host) (image, error) {
 	depends, err := h.Run(ctx, "", nil, "apt-cache", "depends", metaPackage)
 	if err != nil { // as where it does not know the package
-		return image{}, errors.Join(errNoImage, err)
+		return image{}, errors.Join(ErrNoImage, err)
 	}
 	return firstCandidate(ctx, h, newestFirst(strings.Fields(depends)))
 }
@@ -60,7 +71,7 @@ func firstCandidate(ctx context.Context, h *host.Host, names []string) (image, e
 			return image{name, version}, nil
 		}
 	}
-	return image{}, errNoImage
+	return image{}, ErrNoImage
 }
 
 // newestFirst are the names that are a kernel's, the newest first.

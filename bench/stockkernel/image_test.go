@@ -32,29 +32,38 @@ func TestNewestImage(t *testing.T) {
 	const policy = "x:\n  Candidate: 6.12.1-1\n"
 	for _, test := range []struct {
 		name    string
+		series  string
 		answers map[string]string
 		want    image
 		err     error
 	}{
-		{"newest", map[string]string{
+		{"newest", usualSeries, map[string]string{
 			"pkgnames linux-image-6.12.":             "linux-image-6.12.9+deb12-amd64\nlinux-image-6.12.10+deb12-amd64\n",
 			"policy linux-image-6.12.9+deb12-amd64":  policy,
 			"policy linux-image-6.12.10+deb12-amd64": policy,
 		}, image{"linux-image-6.12.10+deb12-amd64", "6.12.1-1"}, nil},
-		{"the newest is only mentioned", map[string]string{
+		{"the newest is only mentioned", usualSeries, map[string]string{
 			"pkgnames linux-image-6.12.":            "linux-image-6.12.9+deb12-amd64\nlinux-image-6.12.10+deb12-amd64\n",
 			"policy linux-image-6.12.9+deb12-amd64": policy,
 		}, image{"linux-image-6.12.9+deb12-amd64", "6.12.1-1"}, nil},
-		{"the release's own", map[string]string{
+		{"the release's own", usualSeries, map[string]string{
 			"depends linux-image-amd64":         "linux-image-amd64\n  Depends: linux-image-6.1.0-38-amd64\n  Conflicts: linux-image-amd64-signed\n",
 			"policy linux-image-6.1.0-38-amd64": policy,
 		}, image{"linux-image-6.1.0-38-amd64", "6.12.1-1"}, nil},
-		{"the release's own, because others are only mentioned", map[string]string{
+		{"the release's own, because others are only mentioned", usualSeries, map[string]string{
 			"pkgnames linux-image-6.12.":        "linux-image-6.12.9+deb12-amd64\n",
 			"depends linux-image-amd64":         "Depends: linux-image-6.1.0-38-amd64\n",
 			"policy linux-image-6.1.0-38-amd64": policy,
 		}, image{"linux-image-6.1.0-38-amd64", "6.12.1-1"}, nil},
-		{"none", nil, image{}, errNoImage},
+		{"an old one", "6.1", map[string]string{
+			"pkgnames linux-image-6.1.":         "linux-image-6.1.0-50-amd64\nlinux-image-6.1.0-9-amd64\n",
+			"policy linux-image-6.1.0-50-amd64": policy,
+		}, image{"linux-image-6.1.0-50-amd64", "6.12.1-1"}, nil},
+		{"no old one", "5.10", map[string]string{
+			"depends linux-image-amd64":         "Depends: linux-image-6.1.0-38-amd64\n",
+			"policy linux-image-6.1.0-38-amd64": policy,
+		}, image{}, ErrNoImage},
+		{"none", usualSeries, nil, image{}, ErrNoImage},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := &host.Host{Run: func(_ context.Context, _ string, _ io.Writer, name string, args ...string) (string, error) {
@@ -64,7 +73,7 @@ func TestNewestImage(t *testing.T) {
 				}
 				return answer, nil
 			}}
-			got, err := newestImage(t.Context(), h)
+			got, err := newestImage(t.Context(), h, test.series)
 			if got != test.want || !errors.Is(err, test.err) {
 				t.Errorf("%+v, error %v, want %+v and %v", got, err, test.want, test.err)
 			}

@@ -63,7 +63,7 @@ func (k *Kernel) Run(ctx context.Context, g guest.Guest) error {
 	if err := checkStatic(g.Init); err != nil {
 		return fmt.Errorf("run in %s: %w", name, err)
 	}
-	if k.Accelerator() == KVM && !k.CountInstructions {
+	if k.Accelerator() == KVM && k.Clock != InstructionClock {
 		err := guest.Run(ctx, k.boot(KVM, patienceKVM), g)
 		if !errors.Is(err, guest.ErrNoInit) {
 			return err
@@ -100,8 +100,8 @@ func (k *Kernel) commandLine(a Accelerator, g *guest.Guest, folder, root string)
 		"-kernel", k.Path, "-initrd", root,
 		"-append", fmt.Sprintf("console=ttyS0 quiet panic=-1 %s=%s", initEnv, k.Manifest.Release),
 	}
-	if k.CountInstructions {
-		args = append(args, "-icount", "shift=0,sleep=off")
+	if a == TCG {
+		args = append(args, k.Clock.option()...)
 	}
 	args = append(args, export(rootTag, "/", true)...)
 	args = append(args, export(jobTag, folder, false)...)

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -187,6 +188,29 @@ func TestCommandLine(t *testing.T) {
 			if !strings.Contains(line, part) {
 				t.Errorf("%s: the command line %s has no %s", accelerator, line, part)
 			}
+		}
+	}
+}
+
+func TestClock(t *testing.T) {
+	for _, c := range []struct {
+		clock Clock
+		accel Accelerator
+		want  string
+	}{
+		{MachineClock, TCG, ""},
+		{WorkClock, TCG, "shift=2,sleep=on"},
+		{WorkClock, KVM, ""},
+		{InstructionClock, TCG, "shift=0,sleep=off"},
+	} {
+		k := &Kernel{Clock: c.clock}
+		line := k.commandLine(c.accel, &guest.Guest{}, "/job", "/job/root")
+		got := ""
+		if i := slices.Index(line, "-icount"); i >= 0 {
+			got = line[i+1]
+		}
+		if got != c.want {
+			t.Errorf("clock %d, %s: counts instructions by %q, want %q", c.clock, c.accel, got, c.want)
 		}
 	}
 }

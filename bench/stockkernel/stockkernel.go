@@ -3,7 +3,8 @@
 // kernel's own WireGuard, cake and fq_codel, whatever kernel this machine has.
 //
 // Start at [Ensure], which fetches the newest package that apt knows (100 MB,
-// once) into the user's cache folder and installs nothing of it, and at
+// once) into the user's cache folder and installs nothing of it, at [EnsureSeries]
+// for an older one, and at
 // [Kernel.Run], which boots it for one command among the files of this machine. A
 // program that calls Run calls [RunIfInit] first in main (a test in TestMain),
 // because it is itself the first process inside; for that it has to be static.
@@ -40,12 +41,40 @@ type Kernel struct {
 	Path, Modules string
 	// Manifest says what it was unpacked from.
 	Manifest Manifest
-	// CountInstructions makes the guest's clock count what its processor does, a
-	// nanosecond for each instruction, and jump while that has nothing to do. It is
-	// emulated then in any case, and no figure depends on the machine.
-	CountInstructions bool
+	// Clock is what the guest's time is made of.
+	Clock Clock
 
 	noKVM atomic.Bool // it has been tried
+}
+
+// A Clock is what a guest's time is made of.
+type Clock uint8
+
+const (
+	// MachineClock is the machine's time: who is to do something within a second
+	// there has less than that on a busy machine.
+	MachineClock Clock = iota
+	// WorkClock counts 4 ns for each instruction, which is about what an emulator
+	// takes, and the machine's time while the guest has nothing to do. A busy machine
+	// makes the guest's seconds longer, and leaves as much of them to work. With KVM
+	// it is the machine's.
+	WorkClock
+	// InstructionClock counts 1 ns for each instruction, and jumps while the guest has
+	// nothing to do: no figure depends on the machine, if the guest does not wait for
+	// the machine's files. It takes an emulator.
+	InstructionClock
+)
+
+// option is what QEMU is told, if anything.
+func (c Clock) option() []string {
+	switch c {
+	case WorkClock:
+		return []string{"-icount", "shift=2,sleep=on"}
+	case InstructionClock:
+		return []string{"-icount", "shift=0,sleep=off"}
+	default:
+		return nil
+	}
 }
 
 // A Manifest is what is stored beside a kernel, to know it again.
@@ -71,10 +100,20 @@ func Ensure(ctx context.Context, progress io.Writer) (*Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	return ensure(ctx, host.This(), cache, progress)
+	return ensure(ctx, host.This(), usualSeries, cache, progress)
 }
 
-func ensure(ctx context.Context, h *host.Host, cache host.Cache, progress io.Writer) (*Kernel, error) {
+// EnsureSeries is [Ensure] for the newest kernel of a series, such as 6.1. The error
+// is [ErrNoImage] where this machine's apt knows none.
+func EnsureSeries(ctx context.Context, series string, progress io.Writer) (*Kernel, error) {
+	cache, err := host.OpenCache(cacheName + "-" + series)
+	if err != nil {
+		return nil, err
+	}
+	return ensure(ctx, host.This(), series, cache, progress)
+}
+
+func ensure(ctx context.Context, h *host.Host, series string, cache host.Cache, progress io.Writer) (*Kernel, error) {
 	if k, err := find(cache); err == nil && len(h.Missing(needs)) == 0 {
 		return k, nil
 	}
@@ -85,7 +124,7 @@ func ensure(ctx context.Context, h *host.Host, cache host.Cache, progress io.Wri
 		return nil, fmt.Errorf("prepare the stock kernel: %w", err)
 	}
 	defer unlock()
-	f := fetcher{host: h, cache: cache, reporter: reporter}
+	f := fetcher{host: h, series: series, cache: cache, reporter: reporter}
 	k, err := f.prepare(ctx)
 	if err != nil {
 		if ctx.Err() != nil {

@@ -22,7 +22,9 @@ type Status struct {
 	Queue struct {
 		Marked uint64 `json:"marked"` // packets, by its own CoDel
 	} `json:"queue"`
-	Peers []PeerStatus `json:"peers"`
+	// Attached are the interfaces that carry the programs of `kiloport attach`.
+	Attached []string     `json:"attached"`
+	Peers    []PeerStatus `json:"peers"`
 	// Drops are datagrams of no peer, by reason, SendErrors by errno.
 	Drops      map[string]uint64 `json:"drops"`
 	SendErrors map[string]uint64 `json:"send_errors"`
@@ -44,6 +46,16 @@ type PeerStatus struct {
 		Packets uint64 `json:"packets"`
 		Bytes   uint64 `json:"bytes"` // of the UDP payload
 	} `json:"sent"`
+	Received struct {
+		Packets uint64 `json:"packets"`
+	} `json:"received"`
+	Attached struct {
+		Spread     uint64 `json:"spread"`
+		Restored   uint64 `json:"restored"`
+		Strange    uint64 `json:"strange"`
+		Unaccepted uint64 `json:"unaccepted"`  // bytes
+		PortsAsked int    `json:"ports_asked"` // 0: all
+	} `json:"attached"`
 	Drops map[string]uint64 `json:"drops"`
 }
 

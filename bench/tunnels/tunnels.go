@@ -157,15 +157,17 @@ func (t *Tunnel) Unread() string {
 	return fmt.Sprintf("; %d packets never reached a daemon, because the queue of its tunnel interface was full: is this machine busy with something else?", total)
 }
 
-// RemoveSocket removes a control socket when the lab closes; a daemon that was
-// killed leaves it behind.
+// RemoveSocket removes a control socket when the lab closes, and what kiloport has
+// beside it; a daemon that was killed leaves both behind.
 func RemoveSocket(lab *netlab.Lab, dev string) {
 	lab.OnClose(func() error {
-		err := os.Remove(filepath.Join(socketFolder, dev+".sock"))
-		if errors.Is(err, os.ErrNotExist) {
-			return nil
+		var errs []error
+		for _, kind := range []string{".sock", ".ended"} {
+			if err := os.Remove(filepath.Join(socketFolder, dev+kind)); !errors.Is(err, os.ErrNotExist) {
+				errs = append(errs, err)
+			}
 		}
-		return err
+		return errors.Join(errs...)
 	})
 }
 

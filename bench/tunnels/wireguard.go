@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// Kiloport is brought up the way a person would: with a configuration file for
-// `kiloport up`.
+// Kiloport is brought up the way systemd does: with a configuration file for
+// `kiloport up -f`, which stays, so that what it says and how it ends is known.
 type Kiloport struct {
 	// Binary is the built program.
 	Binary string
@@ -32,7 +32,7 @@ func (k Kiloport) Up(ctx context.Context, mine, theirs *End, c *Config) error {
 	if err != nil {
 		return err
 	}
-	if mine.Process, err = mine.Site.Start(exec.Command(k.Binary, "up", path)); err != nil {
+	if mine.Process, err = mine.Site.Start(exec.Command(k.Binary, "up", "-f", path)); err != nil {
 		return err
 	}
 	return AwaitDaemon(ctx, mine.Process, func() error {

@@ -12,9 +12,11 @@ import (
 )
 
 // Sizes of the ring that the kernel fills (packet(7), TPACKET_V3): it hands a
-// block over when it is full or has waited for retireAfter.
+// block over when it is full or has waited for retireAfter. Of a trickle of packets
+// each takes a block: there are to be blocks for seconds, in which a busy machine may
+// leave who reads them waiting.
 const (
-	blockSize   = 1 << 20
+	blockSize   = 128 << 10
 	retireAfter = 10 * time.Millisecond
 )
 
@@ -60,7 +62,7 @@ func (r *ring) setUp(ifindex, snap int) error {
 		Retire_blk_tov: uint32(retireAfter / time.Millisecond),
 	}
 	if err := unix.SetsockoptTpacketReq3(r.fd, unix.SOL_PACKET, unix.PACKET_RX_RING, &request); err != nil {
-		return fmt.Errorf("make a packet ring of %d MiB: %w", r.blocks*blockSize>>20, err)
+		return fmt.Errorf("make a packet ring of %d KiB: %w", r.blocks*blockSize>>10, err)
 	}
 	memory, err := unix.Mmap(r.fd, 0, r.blocks*blockSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 )
 
@@ -53,10 +52,14 @@ func newDatagramFlow(p *Plan, g *Group, h header, clock func() int64) *datagramF
 }
 
 func (f *datagramFlow) open(ctx context.Context, port uint16) (err error) {
-	if f.group.Kind == ICMPEcho {
+	to := netip.AddrPortFrom(f.group.To, port)
+	switch {
+	case f.group.Kind == ICMPEcho:
 		f.carrier, err = dialPing(f.group.To, f.group.TOS)
-	} else {
-		f.carrier, err = dialUDP(ctx, netip.AddrPortFrom(f.group.To, port), f.group.TOS)
+	case f.group.floods():
+		f.carrier, err = dialFlood(ctx, to, f.group.TOS, f.group.Size)
+	default:
+		f.carrier, err = dialUDP(ctx, to, f.group.TOS)
 	}
 	if err != nil {
 		return err
@@ -121,7 +124,7 @@ func (f *datagramFlow) load(_ context.Context, w window) error {
 		h.kind = typeStream
 	}
 	f.from = w.from
-	if u, ok := f.carrier.(*udpCarrier); ok && h.kind == typeStream && f.group.Interval == 0 {
+	if u, ok := f.carrier.(*floodCarrier); ok {
 		return f.flood(u, h, w)
 	}
 	b := make([]byte, f.group.Size)
@@ -136,34 +139,6 @@ func (f *datagramFlow) load(_ context.Context, w window) error {
 			return fmt.Errorf("send datagram %d: %w", f.sent, err)
 		}
 		f.sent++
-	}
-	return nil
-}
-
-// floodBatch is how many datagrams of a flood go into one system call: enough
-// that what limits it is the path, not the sender.
-const floodBatch = 32
-
-// flood sends as fast as it goes.
-func (f *datagramFlow) flood(u *udpCarrier, h header, w window) error {
-	batch := make([]ipv6.Message, floodBatch)
-	for i := range batch {
-		batch[i].Buffers = [][]byte{make([]byte, f.group.Size)}
-	}
-	conn := ipv6.NewPacketConn(u.conn) // its batches are IPv4's, too
-	pace := pacer{next: w.start}
-	for f.sent < maxNumber-floodBatch && pace.wait(w.end) {
-		h.time = f.clock()
-		for i := range batch {
-			h.number = f.sent + uint64(i)
-			h.put(batch[i].Buffers[0])
-		}
-		n, err := conn.WriteBatch(batch, 0)
-		if err = ignoreRefusal(err); err != nil {
-			return fmt.Errorf("send datagram %d: %w", f.sent, err)
-		}
-		// One that was refused stands for an earlier one that was lost.
-		f.sent += uint64(max(n, 1))
 	}
 	return nil
 }
@@ -229,10 +204,22 @@ func ignoreRefusal(err error) error {
 
 // udpCarrier is a connected UDP socket.
 type udpCarrier struct {
-	conn    *net.UDPConn
-	buf     []byte
-	dropped uint64
+	conn *net.UDPConn
+	udpEnds
 }
+
+// udpEnds is what carriers by UDP have in common.
+type udpEnds struct {
+	src, dst netip.AddrPort
+	buf      []byte // for what is received
+	dropped  uint64 // when it was closed
+}
+
+func (e *udpEnds) overhead() int { return ipHeader(e.dst.Addr()) + 8 }
+
+func (e *udpEnds) addrs() (src, dst netip.AddrPort) { return e.src, e.dst }
+
+func (e *udpEnds) drops() uint64 { return e.dropped }
 
 func dialUDP(ctx context.Context, to netip.AddrPort, tos uint8) (*udpCarrier, error) {
 	d := net.Dialer{Control: onDial(func(fd int) error { return setTOS(fd, tos) })}
@@ -240,7 +227,10 @@ func dialUDP(ctx context.Context, to netip.AddrPort, tos uint8) (*udpCarrier, er
 	if err != nil {
 		return nil, err
 	}
-	u := &udpCarrier{conn: conn.(*net.UDPConn), buf: make([]byte, maxSize+headerSize)}
+	u := &udpCarrier{conn: conn.(*net.UDPConn), udpEnds: udpEnds{
+		src: unmapped(conn.LocalAddr().(*net.UDPAddr).AddrPort()), dst: unmapped(conn.RemoteAddr().(*net.UDPAddr).AddrPort()),
+		buf: make([]byte, maxSize+headerSize),
+	}}
 	if err := enlarge(u.conn); err != nil {
 		return nil, errors.Join(err, u.conn.Close())
 	}
@@ -256,17 +246,6 @@ func (u *udpCarrier) receive() ([]byte, error) {
 	n, err := u.conn.Read(u.buf)
 	return u.buf[:n], err
 }
-
-func (u *udpCarrier) overhead() int {
-	_, dst := u.addrs()
-	return ipHeader(dst.Addr()) + 8
-}
-
-func (u *udpCarrier) addrs() (src, dst netip.AddrPort) {
-	return unmapped(u.conn.LocalAddr().(*net.UDPAddr).AddrPort()), unmapped(u.conn.RemoteAddr().(*net.UDPAddr).AddrPort())
-}
-
-func (u *udpCarrier) drops() uint64 { return u.dropped }
 
 // close keeps the count of drops, which goes with the socket.
 func (u *udpCarrier) close() error {

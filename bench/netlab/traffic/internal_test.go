@@ -229,3 +229,38 @@ func FuzzHeader(f *testing.F) {
 		}
 	})
 }
+
+// TestFloodCarrierEnds: whoever receives learns that it is closed, whether it waits then
+// or has something else to do.
+func TestFloodCarrierEnds(t *testing.T) {
+	peer, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	f, err := dialFlood(t.Context(), peer.LocalAddr().(*net.UDPAddr).AddrPort(), 0, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := peer.WriteToUDPAddrPort([]byte("answer"), f.src); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := f.receive(); err != nil || string(b) != "answer" {
+		t.Errorf("received %q, error %v", b, err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := f.receive()
+		ended <- err
+	}()
+	time.Sleep(10 * time.Millisecond) // as a rule it waits by then
+	if err := f.close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-ended; err != net.ErrClosed {
+		t.Errorf("waiting ended with %v", err)
+	}
+	if _, err := f.receive(); err != net.ErrClosed {
+		t.Errorf("receiving ended with %v", err)
+	}
+}

@@ -15,6 +15,10 @@ const (
 	rollSmallest = 160
 	rollLargest  = 1280
 	rollStep     = 16
+
+	// rollProbe is that of a probe of the path's size in WireGuard, 1280 bytes outside,
+	// which every IPv6 path carries: a daemon may send those at any time.
+	rollProbe = 1280 - 40 - 8 - 32
 )
 
 // rollTrips is how many packets a flow sends, and gets back, in its turn.
@@ -33,7 +37,9 @@ const maxOverhead = 40 + 32
 // rollLengths are the lengths to be given away in one turn.
 var rollLengths = func() (lengths []int) {
 	for n := rollSmallest; n <= rollLargest; n += rollStep {
-		lengths = append(lengths, n)
+		if n != rollProbe {
+			lengths = append(lengths, n)
+		}
 	}
 	return lengths
 }()

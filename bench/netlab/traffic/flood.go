@@ -1,0 +1,141 @@
+package traffic
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// floodBatch is how many datagrams of a flood go into one system call: enough
+// that what limits it is the path, not the sender.
+const floodBatch = 32
+
+// floods tells whether a group sends as fast as it goes.
+func (g *Group) floods() bool { return g.Kind == UDPStream && g.Interval == 0 }
+
+// floodCarrier is a connected UDP socket that sends as fast as it goes. The Go runtime
+// has nothing to do with it: its poller would be woken by each datagram that has left
+// the socket, and its scheduler would take the processor away from each system call that
+// lasts as long as that of a batch, and give it back. With both, the sender is what
+// limits a flood.
+type floodCarrier struct {
+	file   *os.File // blocking
+	closed atomic.Bool
+	udpEnds
+
+	headers [floodBatch]struct {
+		unix.Msghdr
+		sent uint32
+	}
+	vectors  [floodBatch]unix.Iovec
+	payloads [floodBatch][]byte
+}
+
+// dialFlood makes one for datagrams of a size.
+func dialFlood(ctx context.Context, to netip.AddrPort, tos uint8, size int) (*floodCarrier, error) {
+	u, err := dialUDP(ctx, to, tos)
+	if err != nil {
+		return nil, err
+	}
+	defer u.conn.Close()
+	f := &floodCarrier{udpEnds: u.udpEnds}
+	err = control(u.conn, func(fd int) error {
+		own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		if err := unix.SetNonblock(own, false); err != nil {
+			return errors.Join(err, unix.Close(own))
+		}
+		f.file = os.NewFile(uintptr(own), "udp")
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("take a socket from the poller: %w", err)
+	}
+	for i := range f.headers {
+		f.payloads[i] = make([]byte, size)
+		f.vectors[i].Base = unsafe.SliceData(f.payloads[i])
+		f.vectors[i].SetLen(size)
+		f.headers[i].Iov = &f.vectors[i]
+		f.headers[i].SetIovlen(1)
+	}
+	return f, nil
+}
+
+func (f *floodCarrier) send(b []byte) error {
+	_, err := f.file.Write(b)
+	return err
+}
+
+func (f *floodCarrier) receive() ([]byte, error) {
+	n, err := f.file.Read(f.buf)
+	if err != nil && f.closed.Load() { // io.EOF if it waited, else os.ErrClosed
+		return nil, net.ErrClosed
+	}
+	return f.buf[:n], err
+}
+
+// close ends receive, and the socket when that has ended.
+func (f *floodCarrier) close() error {
+	f.dropped = drops(f.file)
+	f.closed.Store(true)
+	err := control(f.file, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RD) })
+	return errors.Join(err, f.file.Close())
+}
+
+// sendAll sends all payloads, and tells how many went. It waits for room if there is
+// none, but not for long.
+func (f *floodCarrier) sendAll(fd int) (int, error) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&f.headers[0])), floodBatch, unix.MSG_DONTWAIT, 0, 0)
+	switch errno {
+	case 0:
+		return int(n), nil
+	case unix.EAGAIN:
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, int(floodPatience.Milliseconds()))
+		if err == unix.EINTR {
+			err = nil
+		}
+		return 0, err
+	default:
+		return 0, errno
+	}
+}
+
+// floodPatience is how long a flood waits for room before it looks at the clock.
+const floodPatience = 10 * time.Millisecond
+
+// flood sends as fast as it goes.
+func (f *datagramFlow) flood(u *floodCarrier, h header, w window) error {
+	time.Sleep(time.Until(w.start))
+	return control(u.file, func(fd int) error {
+		for f.sent < maxNumber-floodBatch && time.Now().Before(w.end) {
+			h.time = f.clock()
+			for i, b := range u.payloads {
+				h.number = f.sent + uint64(i)
+				h.put(b)
+			}
+			n, err := u.sendAll(fd)
+			switch {
+			case ignoreRefusal(err) != nil:
+				return fmt.Errorf("send datagram %d: %w", f.sent, err)
+			case err != nil:
+				n = 1 // stands for an earlier one that was lost
+			}
+			f.sent += uint64(n)
+			if f.group.Count > 1 {
+				runtime.Gosched() // batches of all flows take turns; alone there is nobody to yield to
+			}
+		}
+		return nil
+	})
+}
