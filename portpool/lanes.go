@@ -62,7 +62,7 @@ type Lanes struct {
 	freeHead uint16 // longest idle free lane, 0 if none
 	freeTail uint16
 
-	crammed int // flows that share a lane because no other was in
+	crammed int // flows that share a lane and leave it for one of their own
 	usable  int // lanes 1..limit that are not dead
 	inUse   int // lanes with flows
 	shared  int // lanes with more than one

@@ -16,7 +16,8 @@ type leaving struct {
 // Place gives a flow a lane that the caller has chosen, and counts as a packet of
 // the flow: where only answers get through, they have to go back on the lane that
 // the question came on. A flow that has a lane keeps it, but it moves to the one given
-// if its own is out, or if it shares its own and nobody has the one given. Nothing
+// if its own is out, or if it shares its own and nobody has the one given. If somebody
+// has it the flow shares it until its next packet, where it may have another. Nothing
 // happens if the lane given is out itself, or above Limit.
 func (l *Lanes) Place(now int64, flow uint64, lane uint16) {
 	if lane == 0 || !l.alive(lane) {
@@ -25,8 +26,9 @@ func (l *Lanes) Place(now int64, flow uint64, lane uint16) {
 	rec, known := l.table.find(flow)
 	if !known {
 		l.makeRoom(now)
-		l.occupy(lane)
-		l.table.insert(flow, now, lane)
+		crammed := l.settle(lane)
+		rec := l.table.insert(flow, now, lane)
+		l.table.recs[rec].crammed = crammed
 		l.emptied = 0
 		return
 	}
@@ -35,8 +37,7 @@ func (l *Lanes) Place(now int64, flow uint64, lane uint16) {
 	if !l.alive(r.lane) || l.lanes[r.lane-1].flows > 1 && l.lanes[lane-1].flows == 0 {
 		l.uncram(r)
 		l.leave(r.lane)
-		l.occupy(lane)
-		r.lane = lane
+		r.lane, r.crammed = lane, l.settle(lane)
 	}
 	if now-r.seen >= l.grain {
 		l.table.touch(rec, now)
@@ -86,11 +87,30 @@ func (l *Lanes) Spare() int {
 	return spare
 }
 
-// Crammed is how many flows share a lane because no other was in when they came. Each
-// moves to one of its own when one comes in.
+// settle puts a flow on a lane that was chosen for it, and says whether it may leave it
+// because others have it.
+func (l *Lanes) settle(lane uint16) (crammed bool) {
+	l.occupy(lane)
+	if l.lanes[lane-1].flows == 1 {
+		return false
+	}
+	if l.freeHead == 0 {
+		if other := l.open(); other != 0 {
+			l.refree(other)
+		}
+	}
+	crammed = l.freeHead != 0 || l.usable < l.limit
+	if crammed {
+		l.crammed++
+	}
+	return crammed
+}
+
+// Crammed is how many flows share a lane because no other was in when they came, or
+// because it was chosen for them. Each moves to one of its own when there is one.
 func (l *Lanes) Crammed() int { return l.crammed }
 
-// mayMove says whether a flow that shares a lane for want of others can have one.
+// mayMove says whether a crammed flow can have a lane of its own.
 func (l *Lanes) mayMove(r *flowRec) bool {
 	if l.lanes[r.lane-1].flows == 1 {
 		l.uncram(r) // it has it for itself by now
