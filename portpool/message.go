@@ -55,8 +55,8 @@ type Message struct {
 	// Time is when the kernel received the datagram (SO_TIMESTAMPNS), in
 	// nanoseconds since 1970 on the wall clock; 0 if unknown.
 	Time int64
-	// Refused is how many datagrams the socket had no room for since it was
-	// opened, as known when this one came (SO_RXQ_OVFL); modulo 2^32.
+	// Refused is how many datagrams the socket had no room for between the one
+	// received before and this one (SO_RXQ_OVFL).
 	Refused uint32
 }
 

@@ -197,6 +197,9 @@ func (s *UDPSocket) setOptions(fd int, cfg SocketConfig) error {
 		if err := askArrivals(fd); err != nil {
 			return err
 		}
+		if err := s.readRefused(fd); err != nil {
+			return err
+		}
 	}
 	if cfg.FreeBind && !s.v4only {
 		opts = append(opts, option{unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1})

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -98,7 +99,10 @@ func (s *UDPSocket) admit(buffer int) error {
 		if err := askArrivals(fd); err != nil {
 			return err
 		}
-		return admitAll(fd)
+		if err := admitAll(fd); err != nil {
+			return err
+		}
+		return s.readRefused(fd)
 	})
 	if err == nil {
 		s.joinArrivals()
@@ -160,4 +164,39 @@ func askArrivals(fd int) error {
 // was let in before the filter was there.
 func admitAll(fd int) error {
 	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
+}
+
+// countRefused makes of the kernel's count of what the socket had no room for since it
+// was opened how many came before each message. The count is 0 where nothing is said.
+func (s *UDPSocket) countRefused(ms []Message) {
+	for i := range ms {
+		m := &ms[i]
+		if m.Refused == 0 {
+			continue
+		}
+		since := m.Refused - s.refused // modulo 2^32, as the kernel's is
+		if int32(since) <= 0 {         // it came before refused was last read
+			m.Refused = 0
+			continue
+		}
+		s.refused, m.Refused = m.Refused, since
+	}
+}
+
+// readRefused has what a socket refused so far not told of what comes: a process
+// before this one knows, or it was a filter's doing, which the kernel counts too.
+func (s *UDPSocket) readRefused(fd int) error {
+	const memInfoDrops = 8 // SK_MEMINFO_DROPS of linux/sock_diag.h
+	var info [memInfoDrops + 1]uint32
+	size := uint32(unsafe.Sizeof(info))
+	_, _, e := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
+		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	if e == unix.ENOPROTOOPT { // Linux has it since 4.12
+		return nil
+	}
+	if e != 0 {
+		return e
+	}
+	s.refused = info[memInfoDrops]
+	return nil
 }

@@ -35,7 +35,8 @@ type UDPSocket struct {
 	lent      *Buffers // if in is borrowed from there
 	got       int
 	inErr     syscall.Errno
-	window    int // slots of the next system call
+	window    int    // slots of the next system call
+	refused   uint32 // datagrams that the socket had no room for, in all
 }
 
 // Port is the local port.
@@ -166,6 +167,7 @@ func (s *UDPSocket) readInto(fd uintptr) (done bool) {
 			s.inErr = e
 			return true
 		default:
+			s.countRefused(s.in[s.got : s.got+n])
 			s.got += n
 			if n < want {
 				s.window = max(s.window/2, n)

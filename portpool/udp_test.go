@@ -612,6 +612,27 @@ func TestRefused(t *testing.T) {
 	if n := int(ms[0].Refused); n != sent-got {
 		t.Errorf("%d refused, want %d", n, sent-got)
 	}
+	none := func(when string, s *UDPSocket) {
+		t.Helper()
+		send(1)
+		if _, err := s.Receive(ms[:1]); err != nil {
+			t.Fatal(err)
+		}
+		if n := ms[0].Refused; n != 0 {
+			t.Errorf("%d refused %s", n, when)
+		}
+	}
+	none("since the message before", s)
+	f, err := s.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	heir, err := Inherit(f, SocketConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer heir.Close()
+	none("since another process has it", heir)
 }
 
 func TestSendReceiveDoNotAllocate(t *testing.T) {

@@ -17,7 +17,6 @@ import (
 type admission struct {
 	law      *queue.Admission
 	arrivals []queue.Arrival // of a batch
-	refused  uint32          // by the socket, as last told
 	// A secret that fills a stripe of XXH64, lest a sender choose whom he is
 	// taken for, then a source: a lane is told by where it comes from, because
 	// what it says itself is not verified yet.
@@ -63,10 +62,7 @@ func (a *admission) sojourn(wall int64, messages []portpool.Message) (sojourn in
 		if m.Time != 0 {
 			sojourn = max(sojourn, min(wall-m.Time, longestWait))
 		}
-		// Known from the first that is refused on, so 0 says nothing.
-		if m.Refused != 0 && m.Refused != a.refused {
-			a.refused, full = m.Refused, true
-		}
+		full = full || m.Refused != 0
 	}
 	if !full && len(messages) < len(a.arrivals) {
 		sojourn = 0

@@ -44,7 +44,7 @@ func (o *overloaded) round(wait time.Duration) {
 		m := &o.a.sent.messages[i]
 		m.Time = o.b.clock.Wall().Add(-wait).UnixNano()
 		if o.refusing {
-			m.Refused = uint32(o.rounds)
+			m.Refused = 1
 		}
 	}
 	exchange(o.a, o.b)
