@@ -124,14 +124,15 @@ func (d *Device) HandOver() (*Handover, error) {
 	}
 	d.handing.Store(true)
 	d.urgency.close() // whoever waits, does so where it can be ended
+	// Who receives ends before there is nowhere to write to.
 	d.endReceiving()
+	pool := d.sockets.Load().pool.HandOver()
 	d.tun.Close() // the transmitters send what they have, and end
 	d.transmitting.Wait()
 	state := handoverState{Version: handoverVersion, At: d.clock.Wall()}
 	if static := d.static.Load(); static != nil {
 		state.Public = static.Public()
 	}
-	pool := d.sockets.Load().pool.HandOver()
 	h.Pool, state.Ports = pool.Files, pool.Lanes
 	now := d.clock.Now()
 	for _, p := range d.order {
