@@ -30,6 +30,10 @@ type Boot struct {
 	// Patience is how long the machine may take, on a busy host, from its start to
 	// the guest's init.
 	Patience time.Duration
+	// OneProcessor says that the machine's processes do everything in turn. They
+	// are kept on one of this host's processors, a different one for each machine
+	// as long as there are such: that is twice as fast.
+	OneProcessor bool
 }
 
 // ErrNoInit is wrapped by the errors of [Run] where a machine was started, and
@@ -92,6 +96,10 @@ func (m *machine) run(ctx context.Context, cmd *exec.Cmd) error {
 		return fmt.Errorf("start %s: %w", m.boot.Kernel, err)
 	}
 	m.began = true
+	if m.boot.OneProcessor {
+		here().begin(cmd.Process.Pid)
+		defer here().end(cmd.Process.Pid)
+	}
 	done := make(chan struct{})
 	watched := make(chan struct{})
 	go func() {

@@ -29,7 +29,7 @@ func (k *Kernel) Run(ctx context.Context, g guest.Guest) error {
 	if raceDetector && g.Init == "" {
 		return errors.New("run in " + name + ": this program is built with the race detector and cannot be the guest's init: set Guest.Init to one that is not")
 	}
-	return guest.Run(ctx, guest.Boot{Kernel: name, Machine: k.machine, Patience: bootPatience}, g)
+	return guest.Run(ctx, guest.Boot{Kernel: name, Machine: k.machine, Patience: bootPatience, OneProcessor: true}, g)
 }
 
 func (k *Kernel) machine(g *guest.Guest, folder string) (*exec.Cmd, error) {
