@@ -51,7 +51,7 @@ type clientFlow struct {
 func newClient(plan Plan) *client {
 	c := &client{plan: plan, epoch: time.Now()}
 	clock := func() int64 { return int64(time.Since(c.epoch)) }
-	run := rand.Uint32()
+	run, floods := rand.Uint32(), new(floodRota)
 	for i := range plan.Groups {
 		g := &plan.Groups[i]
 		for range g.Count {
@@ -63,7 +63,7 @@ func newClient(plan Plan) *client {
 			case TCPBurst:
 				f.runner = newBurstFlow(&c.plan, g, h, clock)
 			default:
-				f.runner = newDatagramFlow(&c.plan, g, h, clock)
+				f.runner = newDatagramFlow(&c.plan, g, h, clock, floods)
 			}
 			c.flows = append(c.flows, f)
 		}

@@ -33,6 +33,7 @@ type datagramFlow struct {
 	carrier carrier
 	asker   asker
 	done    chan struct{}
+	floods  *floodRota // of the client
 
 	sent uint64 // owned by load
 
@@ -44,9 +45,9 @@ type datagramFlow struct {
 	probes  probeLog
 }
 
-func newDatagramFlow(p *Plan, g *Group, h header, clock func() int64) *datagramFlow {
+func newDatagramFlow(p *Plan, g *Group, h header, clock func() int64, floods *floodRota) *datagramFlow {
 	return &datagramFlow{
-		group: g, header: h, clock: clock, asker: newAsker(askAgain), done: make(chan struct{}),
+		group: g, floods: floods, header: h, clock: clock, asker: newAsker(askAgain), done: make(chan struct{}),
 		probes: probeLog{on: p.Series && g.Kind.echoes(), patience: min(p.Linger, latest)},
 	}
 }

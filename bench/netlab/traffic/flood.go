@@ -7,8 +7,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
+	"slices"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -114,28 +116,101 @@ func (f *floodCarrier) sendAll(fd int) (int, error) {
 // floodPatience is how long a flood waits for room before it looks at the clock.
 const floodPatience = 10 * time.Millisecond
 
+// A floodRota has the floods of a client take turns, a batch each, on one thread: how
+// many flows there are makes no flood heavier, nor has it more processors.
+type floodRota struct {
+	mu    sync.Mutex
+	turns []*floodTurn
+	at    int // whose turn is next
+}
+
+// A floodTurn is one flow of a rota.
+type floodTurn struct {
+	flow    *datagramFlow
+	carrier *floodCarrier
+	raw     syscall.RawConn
+	header  header
+	end     time.Time
+	batch   func(fd uintptr) // made once
+	err     error            // of the batch
+	over    chan error
+}
+
 // flood sends as fast as it goes.
 func (f *datagramFlow) flood(u *floodCarrier, h header, w window) error {
+	raw, err := u.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	t := &floodTurn{flow: f, carrier: u, raw: raw, header: h, end: w.end, over: make(chan error, 1)}
+	t.batch = func(fd uintptr) { t.err = t.send(int(fd)) }
 	time.Sleep(time.Until(w.start))
-	return control(u.file, func(fd int) error {
-		for f.sent < maxNumber-floodBatch && time.Now().Before(w.end) {
-			h.time = f.clock()
-			for i, b := range u.payloads {
-				h.number = f.sent + uint64(i)
-				h.put(b)
-			}
-			n, err := u.sendAll(fd)
-			switch {
-			case ignoreRefusal(err) != nil:
-				return fmt.Errorf("send datagram %d: %w", f.sent, err)
-			case err != nil:
-				n = 1 // stands for an earlier one that was lost
-			}
-			f.sent += uint64(n)
-			if f.group.Count > 1 {
-				runtime.Gosched() // batches of all flows take turns; alone there is nobody to yield to
-			}
+	f.floods.add(t)
+	return <-t.over
+}
+
+// add gives a flow its turns until its end. The first one is what the thread is for.
+func (r *floodRota) add(t *floodTurn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.turns = append(r.turns, t)
+	if len(r.turns) == 1 {
+		go r.run()
+	}
+}
+
+// run ends when no flow is left.
+func (r *floodRota) run() {
+	for t := r.next(); t != nil; t = r.next() {
+		if err := t.take(); err != nil || t.ended() {
+			r.remove(t)
+			t.over <- err
 		}
+	}
+}
+
+func (r *floodRota) next() *floodTurn {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.turns) == 0 {
 		return nil
-	})
+	}
+	r.at = (r.at + 1) % len(r.turns)
+	return r.turns[r.at]
+}
+
+func (r *floodRota) remove(t *floodTurn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.turns = slices.DeleteFunc(r.turns, func(x *floodTurn) bool { return x == t })
+}
+
+func (t *floodTurn) ended() bool {
+	return t.flow.sent >= maxNumber-floodBatch || !time.Now().Before(t.end)
+}
+
+// take sends one batch.
+func (t *floodTurn) take() error {
+	if t.ended() {
+		return nil
+	}
+	return errors.Join(t.raw.Control(t.batch), t.err)
+}
+
+func (t *floodTurn) send(fd int) error {
+	f, h := t.flow, &t.header
+	h.time = f.clock()
+	for i, b := range t.carrier.payloads {
+		h.number = f.sent + uint64(i)
+		h.put(b)
+	}
+	n, err := t.carrier.sendAll(fd)
+	switch {
+	case ignoreRefusal(err) != nil:
+		return fmt.Errorf("send datagram %d: %w", f.sent, err)
+	case err != nil:
+		n = 1 // stands for an earlier one that was lost
+	}
+	f.sent += uint64(n)
+	return nil
 }
