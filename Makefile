@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 FLOWS ?= 500
 SECONDS ?= 5
-# What make bench measures. On two processors these take six minutes, after the
+# What make bench measures. On two processors these take four minutes, after the
 # lab kernel, which is built once in seven.
 SCENARIOS ?= rrul_be upload
 TUNNELS ?= none,kiloport,kiloport-1port,kernel-wireguard,wireguard-go,tinc
