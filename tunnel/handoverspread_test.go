@@ -1,7 +1,7 @@
 package tunnel
 
 import (
-	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,48 +11,35 @@ import (
 // is lost, each flow has a lane of its own again with its next packet, both ends stay in
 // the mode that they were in, and the firewalls see no other connections than before.
 func TestHandOverKeepsLanes(t *testing.T) {
-	for _, c := range append(wallCases, struct {
-		kinds        [2]string
-		modeA, modeB string
-	}{[2]string{"", ""}, "direct", "direct"}) {
-		t.Run(fmt.Sprintf("%s>%s", c.kinds[0], c.kinds[1]), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWalled(t, c.kinds)
-				defer w.stop()
-				w.settle(c.modeA, c.modeB)
-				const n = 30
-				flows := flowsFrom(1000, n)
-				for range 30 {
-					w.round(w.a, w.b, flows)
+	cases := append(slices.Clone(wallCases), wallCase{[2]string{"", ""}, "direct", "direct"})
+	const n = 30
+	behindWalls(t, cases, n, 30, func(t *testing.T, w *walled, c wallCase, flows []uint16) {
+		for _, s := range []*site{w.a, w.b, w.a} {
+			other := map[*site]*site{w.a: w.b, w.b: w.a}[s]
+			if err := s.successor(w.network, other, asItIs); err != nil {
+				t.Fatal(err)
+			}
+			w.network.mu.Lock()
+			w.network.keep, w.network.seen = true, nil
+			w.network.mu.Unlock()
+			for range 15 {
+				if there, back := w.round(w.a, w.b, flows); there != n || back != n {
+					t.Errorf("of %d packets %d arrived, of the answers %d", n, there, back)
 				}
-				for _, s := range []*site{w.a, w.b, w.a} {
-					other := map[*site]*site{w.a: w.b, w.b: w.a}[s]
-					if err := s.successor(w.network, other, asItIs); err != nil {
-						t.Fatal(err)
-					}
-					w.network.mu.Lock()
-					w.network.keep, w.network.seen = true, nil
-					w.network.mu.Unlock()
-					for range 15 {
-						if there, back := w.round(w.a, w.b, flows); there != n || back != n {
-							t.Errorf("of %d packets %d arrived, of the answers %d", n, there, back)
-						}
-						for i, s := range []*site{w.a, w.b} {
-							if got, want := s.peerStatus().Mode, []string{c.modeA, c.modeB}[i]; got != want {
-								t.Fatalf("the mode is %s, want %s", got, want)
-							}
-						}
-					}
-					seen := w.network.taken()
-					for _, s := range []*site{w.a, w.b} {
-						if of := outerFlows(seen, s, roundSize); len(of) < n*9/10 {
-							t.Errorf("%d flows left in %d outer flows", n, len(of))
-						}
+				for i, s := range []*site{w.a, w.b} {
+					if got, want := s.peerStatus().Mode, []string{c.modeA, c.modeB}[i]; got != want {
+						t.Fatalf("the mode is %s, want %s", got, want)
 					}
 				}
-			})
-		})
-	}
+			}
+			seen := w.network.taken()
+			for _, s := range []*site{w.a, w.b} {
+				if of := outerFlows(seen, s, roundSize); len(of) < n*9/10 {
+					t.Errorf("%d flows left in %d outer flows", n, len(of))
+				}
+			}
+		}
+	})
 }
 
 // The lists of a process that goes on are taken, and those of one that began anew.
