@@ -116,8 +116,8 @@ func (f *floodCarrier) sendAll(fd int) (int, error) {
 // floodPatience is how long a flood waits for room before it looks at the clock.
 const floodPatience = 10 * time.Millisecond
 
-// A floodRota has the floods of a client take turns, a batch each, on one thread: how
-// many flows there are makes no flood heavier, nor has it more processors.
+// A floodRota has the floods of a client take turns, a batch each, of which one sends at
+// a time: more flows make no flood heavier, nor does it get more processors.
 type floodRota struct {
 	mu    sync.Mutex
 	turns []*floodTurn
@@ -149,7 +149,7 @@ func (f *datagramFlow) flood(u *floodCarrier, h header, w window) error {
 	return <-t.over
 }
 
-// add gives a flow its turns until its end. The first one is what the thread is for.
+// add gives a flow its turns until its end. The first one starts the rota.
 func (r *floodRota) add(t *floodTurn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -1,6 +1,8 @@
 package traffic
 
 import (
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -262,5 +264,71 @@ func TestFloodCarrierEnds(t *testing.T) {
 	}
 	if _, err := f.receive(); err != net.ErrClosed {
 		t.Errorf("receiving ended with %v", err)
+	}
+}
+
+// TestFloodRota: flows have one turn each before any has another, also after one of them
+// has ended, and those that are over end the rota.
+func TestFloodRota(t *testing.T) {
+	a, b, c := new(floodTurn), new(floodTurn), new(floodTurn)
+	r := &floodRota{turns: []*floodTurn{a, b, c}}
+	counts := func(n int) map[*floodTurn]int {
+		had := make(map[*floodTurn]int)
+		for range n {
+			had[r.next()]++
+		}
+		return had
+	}
+	if had := counts(6); had[a] != 2 || had[b] != 2 || had[c] != 2 {
+		t.Errorf("turns of three flows: %d, %d, %d, want 2 each", had[a], had[b], had[c])
+	}
+	r.remove(b)
+	if had := counts(6); had[a] != 3 || had[c] != 3 {
+		t.Errorf("turns of two flows: %d, %d, want 3 each", had[a], had[c])
+	}
+	r.remove(a)
+	r.remove(c)
+	if r.next() != nil {
+		t.Error("there is a turn without flows")
+	}
+}
+
+// TestFloodEnds: each flow of a flood goes on until its own end, be that a number or a
+// time, and says so.
+func TestFloodEnds(t *testing.T) {
+	peer, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	start := time.Now()
+	rota, ended := new(floodRota), make(chan error, 3)
+	for i := range cap(ended) {
+		u, err := dialFlood(t.Context(), peer.LocalAddr().(*net.UDPAddr).AddrPort(), 0, 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer u.close()
+		f := &datagramFlow{floods: rota, clock: func() int64 { return int64(time.Since(start)) }}
+		w := window{start: start, end: start.Add(time.Hour)}
+		f.sent = maxNumber - uint64(i+2)*floodBatch
+		if i == 0 {
+			f.sent, w.end = 0, start.Add(20*time.Millisecond)
+		}
+		go func() {
+			err := f.flood(u, header{}, w)
+			if i > 0 && f.sent < maxNumber-floodBatch {
+				err = errors.Join(err, fmt.Errorf("flow %d ended after datagram %d", i, f.sent))
+			}
+			ended <- err
+		}()
+	}
+	for range cap(ended) {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	if rota.next() != nil {
+		t.Error("a flow that has ended still has turns")
 	}
 }
