@@ -9,7 +9,8 @@ type flowRec struct {
 	next uint32 // towards the most recent; links the free records too
 	lane uint16
 
-	crammed bool // on a shared lane, which it leaves for one of its own, see Lanes.Crammed
+	crammed bool // on a shared lane, because no other was in at the time
+	placed  bool // on the lane that Place has chosen
 }
 
 // none ends a list of records.

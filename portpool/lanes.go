@@ -20,6 +20,11 @@ type LanesConfig struct {
 	// Shut begins with all lanes taken out: SetDead brings in those that are
 	// known to work.
 	Shut bool
+	// Yield has flows that share a lane with one that Place has put there move
+	// to a free one, with their next packet. Where both ends put answers where the
+	// questions came, and give their own flows the same lane in the same moment,
+	// one of them should do so.
+	Yield bool
 }
 
 const (
@@ -62,10 +67,11 @@ type Lanes struct {
 	freeHead uint16 // longest idle free lane, 0 if none
 	freeTail uint16
 
-	crammed int // flows that share a lane and leave it for one of their own
-	usable  int // lanes 1..limit that are not dead
-	inUse   int // lanes with flows
-	shared  int // lanes with more than one
+	yield   bool // LanesConfig.Yield
+	crammed int  // flows that share a lane because no other was in
+	usable  int  // lanes 1..limit that are not dead
+	inUse   int  // lanes with flows
+	shared  int  // lanes with more than one
 	evicted uint64
 	moved   uint64
 }
@@ -101,6 +107,7 @@ func NewLanes(cfg LanesConfig) *Lanes {
 	}
 	l.maxFlows = min(l.maxFlows, maxMaxFlows)
 	l.grain = l.idle / 32
+	l.yield = cfg.Yield
 	l.SetLimit(cfg.Limit)
 	if cfg.Shut {
 		l.shutAll()
@@ -124,7 +131,7 @@ func (l *Lanes) Assign(now int64, flow uint64) (lane uint16, fresh bool) {
 		return l.admit(now, flow), true
 	}
 	r := &l.table.recs[rec]
-	fresh = !l.alive(r.lane) && !l.mayStay(now, rec) || r.crammed && l.mayMove(r)
+	fresh = !l.alive(r.lane) && !l.mayStay(now, rec) || r.crammed && l.mayMove(r) || l.yield && l.shared > 0 && l.yields(r)
 	if fresh {
 		if l.usable == 0 {
 			return 0, false

@@ -16,9 +16,13 @@ type leaving struct {
 // Place gives a flow a lane that the caller has chosen, and counts as a packet of
 // the flow: where only answers get through, they have to go back on the lane that
 // the question came on. A flow that has a lane keeps it, but it moves to the one given
-// if its own is out, or if it shares its own and nobody has the one given. If somebody
-// has it the flow shares it until its next packet, where it may have another. Nothing
-// happens if the lane given is out itself, or above Limit.
+// if its own is out, or if it shares its own with more than have the one given. Whoever
+// is there makes room in turn when its own question comes elsewhere: each move ends where
+// a question comes, so this ends. Other lanes are not taken, free as they may be: only of
+// the one given is it known that answers get through now. But a flow that Assign had
+// share waits for a lane for itself, as Assign will find one; if both ends followed each
+// other's packets, they would share for ever. Nothing happens if the lane given is out
+// itself, or above Limit.
 func (l *Lanes) Place(now int64, flow uint64, lane uint16) {
 	if lane == 0 || !l.alive(lane) {
 		return
@@ -26,18 +30,20 @@ func (l *Lanes) Place(now int64, flow uint64, lane uint16) {
 	rec, known := l.table.find(flow)
 	if !known {
 		l.makeRoom(now)
-		crammed := l.settle(lane)
+		l.occupy(lane)
 		rec := l.table.insert(flow, now, lane)
-		l.table.recs[rec].crammed = crammed
+		l.table.recs[rec].placed = true
 		l.emptied = 0
 		return
 	}
 	r := &l.table.recs[rec]
 	l.reach(lane)
-	if !l.alive(r.lane) || l.lanes[r.lane-1].flows > 1 && l.lanes[lane-1].flows == 0 {
+	own, there := l.lanes[r.lane-1].flows, l.lanes[lane-1].flows
+	if !l.alive(r.lane) || own > 1 && (there == 0 || own > there && !r.crammed) {
 		l.uncram(r)
 		l.leave(r.lane)
-		r.lane, r.crammed = lane, l.settle(lane)
+		l.occupy(lane)
+		r.lane, r.placed = lane, true
 	}
 	if now-r.seen >= l.grain {
 		l.table.touch(rec, now)
@@ -87,34 +93,29 @@ func (l *Lanes) Spare() int {
 	return spare
 }
 
-// settle puts a flow on a lane that was chosen for it, and says whether it may leave it
-// because others have it.
-func (l *Lanes) settle(lane uint16) (crammed bool) {
-	l.occupy(lane)
-	if l.lanes[lane-1].flows == 1 {
-		return false
-	}
-	if l.freeHead == 0 {
-		if other := l.open(); other != 0 {
-			l.refree(other)
-		}
-	}
-	crammed = l.freeHead != 0 || l.usable < l.limit
-	if crammed {
-		l.crammed++
-	}
-	return crammed
-}
-
-// Crammed is how many flows share a lane because no other was in when they came, or
-// because it was chosen for them. Each moves to one of its own when there is one.
+// Crammed is how many flows share a lane because no other was in when they came. Each
+// moves to one of its own when one comes in.
 func (l *Lanes) Crammed() int { return l.crammed }
 
-// mayMove says whether a crammed flow can have a lane of its own.
+// mayMove says whether a flow that shares a lane for want of others can have one.
 func (l *Lanes) mayMove(r *flowRec) bool {
 	if l.lanes[r.lane-1].flows == 1 {
 		l.uncram(r) // it has it for itself by now
 		return false
+	}
+	return l.freeHead != 0
+}
+
+// yields says whether a flow leaves the lane that it shares to those that Place has
+// put there.
+func (l *Lanes) yields(r *flowRec) bool {
+	if r.placed || l.lanes[r.lane-1].flows == 1 {
+		return false
+	}
+	if l.freeHead == 0 {
+		if lane := l.open(); lane != 0 {
+			l.refree(lane)
+		}
 	}
 	return l.freeHead != 0
 }

@@ -92,22 +92,64 @@ func TestLanesSteered(t *testing.T) {
 				{do: "assign", flow: 1, lane: 5}, {do: "assign", flow: 2, lane: 7},
 				{do: "out", lane: 7},
 				{do: "place", flow: 2, lane: 5},
-				{do: "assign", flow: 2, lane: 1},
+				{do: "assign", flow: 2, lane: 5},
 			},
-			LanesStats{Limit: 8, Flows: 2, InUse: 2, Opened: 7, Dead: 1, Moved: 1}, 5,
+			LanesStats{Limit: 8, Flows: 2, InUse: 1, Shared: 1, Opened: 7, Dead: 1}, 6,
 		},
-		"an answer does not stay where another flow is": {
+		"answers whose lanes are taken make each other move": {
+			LanesConfig{Limit: 8},
+			[]steer{
+				{do: "place", flow: 1, lane: 2}, {do: "place", flow: 2, lane: 3},
+				// Now the questions of flow 1 come on lane 4, and those of flow 2 on 2.
+				{do: "place", flow: 3, lane: 3},
+				{do: "place", flow: 1, lane: 4}, {do: "place", flow: 2, lane: 2}, {do: "place", flow: 3, lane: 3},
+				{do: "assign", flow: 1, lane: 2}, {do: "assign", flow: 2, lane: 2}, {do: "assign", flow: 3, lane: 3},
+				{do: "place", flow: 1, lane: 4}, {do: "place", flow: 2, lane: 2}, {do: "place", flow: 3, lane: 3},
+				{do: "assign", flow: 1, lane: 4}, {do: "assign", flow: 2, lane: 2}, {do: "assign", flow: 3, lane: 3},
+			},
+			LanesStats{Limit: 8, Flows: 3, InUse: 3, Opened: 4}, 5,
+		},
+		"a flow that had to share does not follow what comes to where it shares, too": {
 			LanesConfig{Limit: 8, Shut: true},
 			[]steer{
-				{do: "in", lane: 2}, {do: "assign", flow: 1, lane: 2},
-				{do: "place", flow: 2, lane: 2},
-				{do: "assign", flow: 2, lane: 2},
-				{do: "in", lane: 6},
-				{do: "assign", flow: 1, lane: 2}, {do: "assign", flow: 2, lane: 6},
-				{do: "in", lane: 7},
-				{do: "place", flow: 3, lane: 6}, {do: "assign", flow: 3, lane: 7},
+				{do: "in", lane: 1}, {do: "assign", flow: 1, lane: 1},
+				{do: "in", lane: 2}, {do: "assign", flow: 2, lane: 2}, {do: "assign", flow: 3, lane: 1},
+				{do: "place", flow: 3, lane: 2},
+				{do: "in", lane: 7}, {do: "assign", flow: 3, lane: 7}, {do: "assign", flow: 2, lane: 2},
 			},
-			LanesStats{Limit: 8, Flows: 3, InUse: 3, Opened: 8, Dead: 5, Moved: 2}, 0,
+			LanesStats{Limit: 8, Flows: 3, InUse: 3, Opened: 8, Dead: 5, Moved: 1}, 0,
+		},
+		"answers to questions that share a lane do, too": {
+			LanesConfig{Limit: 8},
+			[]steer{
+				{do: "place", flow: 1, lane: 2}, {do: "place", flow: 2, lane: 2},
+				{do: "place", flow: 1, lane: 2}, {do: "place", flow: 2, lane: 2},
+				{do: "assign", flow: 1, lane: 2}, {do: "assign", flow: 2, lane: 2},
+			},
+			LanesStats{Limit: 8, Flows: 2, InUse: 1, Shared: 1, Opened: 2}, 7,
+		},
+		"two ends give flows the same lane, and both stay": {
+			LanesConfig{Limit: 8},
+			[]steer{{do: "assign", flow: 1, lane: 1}, {do: "place", flow: 2, lane: 1}, {do: "assign", flow: 1, lane: 1}, {do: "assign", flow: 2, lane: 1}},
+			LanesStats{Limit: 8, Flows: 2, InUse: 1, Shared: 1, Opened: 1}, 7,
+		},
+		"two ends give flows the same lane, and one yields": {
+			LanesConfig{Limit: 8, Yield: true},
+			[]steer{
+				{do: "assign", flow: 1, lane: 1}, {do: "place", flow: 2, lane: 1},
+				{do: "assign", flow: 2, lane: 1}, {do: "assign", flow: 1, lane: 2}, {do: "assign", flow: 2, lane: 1},
+				{do: "place", flow: 1, lane: 1}, {do: "assign", flow: 1, lane: 2}, // an answer that was still on its way
+			},
+			LanesStats{Limit: 8, Flows: 2, InUse: 2, Opened: 2, Moved: 1}, 6,
+		},
+		"where no lane is free, none yields": {
+			LanesConfig{Limit: 8, Shut: true, Yield: true},
+			[]steer{
+				{do: "in", lane: 3}, {do: "assign", flow: 1, lane: 3}, {do: "place", flow: 2, lane: 3},
+				{do: "assign", flow: 1, lane: 3},
+				{do: "in", lane: 5}, {do: "assign", flow: 2, lane: 3}, {do: "assign", flow: 1, lane: 5},
+			},
+			LanesStats{Limit: 8, Flows: 2, InUse: 2, Opened: 8, Dead: 6, Moved: 1}, 0,
 		},
 		"a flow leaves a crowded lane when it pauses": {
 			LanesConfig{Limit: 8},

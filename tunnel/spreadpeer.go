@@ -1,6 +1,8 @@
 package tunnel
 
 import (
+	"bytes"
+
 	"kiloport/portpool"
 	"kiloport/tunnel/ecn"
 )
@@ -149,8 +151,20 @@ func (p *peer) forgetWays() {
 
 // newLanes makes the lanes of a mode. The caller holds lanesMu.
 func (p *peer) newLanes(limit int) {
-	p.lanes = portpool.NewLanes(portpool.LanesConfig{Limit: limit, Shut: spreadMode(p.via.Load()).shuts()})
+	via := spreadMode(p.via.Load())
+	p.lanes = portpool.NewLanes(portpool.LanesConfig{Limit: limit, Shut: via.shuts(), Yield: p.yields(via)})
 	p.lanesLimit = limit
+}
+
+// yields says that our flows make room where answers have to go the same lane: if the
+// peer does not know of such lanes, and of two ends that both do, at one of them.
+func (p *peer) yields(via spreadMode) bool {
+	static := p.device.static.Load()
+	if static == nil || via != spreadPaired {
+		return via == spreadReturn
+	}
+	ours := static.Public()
+	return bytes.Compare(ours[:], p.key[:]) < 0
 }
 
 // limitLanes changes the number of lanes if it is another one. The caller holds
