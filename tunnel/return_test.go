@@ -199,23 +199,43 @@ func TestLanesThroughFirewalls(t *testing.T) {
 				t.Errorf("%d connections for %d flows", wall.most, n)
 			}
 		}
-		for _, wall := range w.walls {
-			wall.flush()
+		w.forget(flows)
+	})
+}
+
+// forget has the firewalls forget everything: the tunnel is back within 2 s.
+func (w *walled) forget(flows []uint16) {
+	w.t.Helper()
+	for _, wall := range w.walls {
+		wall.flush()
+	}
+	start := time.Now()
+	for good := 0; good < 5; {
+		if there, back := w.round(w.a, w.b, flows); there == len(flows) && back == len(flows) {
+			good++
+		} else {
+			good = 0
 		}
-		start := time.Now()
-		for good := 0; good < 5; {
-			if there, back := w.round(w.a, w.b, flows); there == n && back == n {
-				good++
-			} else {
-				good = 0
-			}
-			if time.Since(start) > 10*time.Second {
-				t.Fatalf("the tunnel is not back 10 s after the firewalls forgot everything: %+v, %+v", w.a.peerStatus(), w.b.peerStatus())
-			}
+		if time.Since(start) > 10*time.Second {
+			w.t.Fatalf("the tunnel is not back 10 s after the firewalls forgot everything: %+v, %+v", w.a.peerStatus().Lanes, w.b.peerStatus().Lanes)
 		}
-		if took := time.Since(start) - 10*wallDelay; took > 2*time.Second {
-			t.Errorf("back after %v", took)
+	}
+	if took := time.Since(start) - 10*wallDelay; took > 2*time.Second {
+		w.t.Errorf("back after %v", took)
+	} else {
+		w.t.Logf("back after %v", took)
+	}
+}
+
+// TestManyLanesBehindFirewallsThatForget: of lanes that were open, and that nobody has
+// used since, none is given to a flow. Otherwise it goes from one to the next.
+func TestManyLanesBehindFirewallsThatForget(t *testing.T) {
+	behindWalls(t, wallCases, 400, 50, func(t *testing.T, w *walled, c wallCase, flows []uint16) {
+		for range 100 {
+			w.round(w.a, w.b, flows[:50])
 		}
+		w.forget(flows[:50])
+		w.forget(flows[:50]) // soon after the first time
 	})
 }
 
@@ -241,6 +261,47 @@ func TestFlowsFromTheFarSide(t *testing.T) {
 		}
 		if down := outerFlows(w.network.taken(), w.b, roundSize); len(down) < n*9/10 {
 			t.Errorf("%d flows went in %d outer flows", n, len(down))
+		}
+	})
+}
+
+// TestFlowsFromBothSides begin at the same time at both sites, which then give them the
+// same lanes: in the end each has one for itself.
+func TestFlowsFromBothSides(t *testing.T) {
+	const n = 50
+	behindWalls(t, wallCases, 1, 1, func(t *testing.T, w *walled, c wallCase, _ []uint16) {
+		fromA, fromB := flowsFrom(2000, n), flowsFrom(3000, n)
+		round := func() {
+			w.sent++
+			for i := range n {
+				w.a.tun.in <- w.a.udp(w.b, fromA[i], w.sent, 200)
+				w.b.tun.in <- w.b.udp(w.a, fromB[i], w.sent, 200)
+			}
+			for range 2 {
+				time.Sleep(wallDelay)
+				synctest.Wait()
+				for _, s := range []*site{w.a, w.b} {
+					other := map[*site]*site{w.a: w.b, w.b: w.a}[s]
+					for _, p := range s.tun.received() {
+						if flow, number := parseUDP(p); (s == w.b) == slices.Contains(fromA, flow) {
+							s.tun.in <- s.udp(other, flow, number, 200) // it is a question
+						}
+					}
+				}
+			}
+		}
+		for range 100 {
+			round()
+		}
+		w.network.mu.Lock()
+		w.network.keep = true
+		w.network.mu.Unlock()
+		round()
+		seen := w.network.taken()
+		for _, s := range []*site{w.a, w.b} {
+			if got := len(outerFlows(seen, s, roundSize)); got < 2*n {
+				t.Errorf("from %v, %d flows go in %d outer flows", s.addr, 2*n, got)
+			}
 		}
 	})
 }

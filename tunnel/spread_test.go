@@ -465,7 +465,7 @@ func TestSpreadTellsACrowdedLaneFromAnIdleOne(t *testing.T) {
 				for _, lane := range lanes {
 					if len(test.ways) > 0 {
 						r.came[lane] = r.now
-						r.note(r.s.openedLane(lane))
+						r.note(r.s.openedLane(r.now, lane))
 					}
 				}
 				r.run(time.Second, lanes...)
@@ -491,7 +491,7 @@ func TestSpreadOpensLanesThatCameDuringTheSearch(t *testing.T) {
 	r.agree(spreadDirect, spreadReturn)
 	const early, later = 1000, 7
 	r.ways[early], r.came[early] = true, r.now
-	r.note(r.s.openedLane(early))
+	r.note(r.s.openedLane(r.now, early))
 	for lane := range uint16(4) {
 		r.ways[lane], r.came[lane] = true, r.now
 	}
@@ -500,7 +500,7 @@ func TestSpreadOpensLanesThatCameDuringTheSearch(t *testing.T) {
 	r.want(spreadReturn)
 	r.alive = nil
 	r.ways[later], r.came[later], r.came[early] = true, r.now, r.now
-	r.note(r.s.openedLane(later))
+	r.note(r.s.openedLane(r.now, later))
 	r.run(time.Second, 1)
 	for _, lane := range []uint16{early, later} {
 		if c := r.s.check(lane); c.shut {
@@ -614,7 +614,7 @@ func TestSpreadLeavesALesserWay(t *testing.T) {
 				r.want(lesser)
 				lanes := []uint16{1, 2, 7}
 				for _, lane := range lanes {
-					r.note(r.s.openedLane(lane))
+					r.note(r.s.openedLane(r.now, lane))
 				}
 				r.run(after, lanes...)
 				r.want(lesser)

@@ -18,9 +18,9 @@ const (
 
 	deadRetry    = int64(10 * time.Second) // doubled each time it fails,
 	deadRetryMax = int64(5 * time.Minute)
-	provenFor    = int64(time.Minute)
-	provenLately = int64(time.Second) // while lanes are dying
-	guardFor     = int64(time.Minute) // after the last lane came back
+	provenLately = int64(time.Second)     // before the first of several lanes is given up: then it is not known to be better
+	dyingFor     = int64(3 * time.Second) // after one lane, another one dies of something else
+	guardFor     = int64(time.Minute)     // after the last lane came back
 
 	// Lanes that were opened for us stay so for this long after something came
 	// on them: 30 s is what routers give an unanswered mapping.
@@ -100,6 +100,8 @@ type laneWatch struct {
 	good      uint16 // the lane last taken for one that works
 	guarded   bool   // lanes have died: only proven ones are given to flows
 	guardTill int64
+	diedAt    int64 // when the newest died
+	trusted   int64 // lanes proven before this may have died with it
 	crowdAt   int64 // when to compare delays again
 	beside    beside
 	movedAt   int64 // when a flow was last moved for that
@@ -130,7 +132,7 @@ func (s *spread) check(lane uint16) *laneCheck {
 func (s *spread) forgetLanes() {
 	s.lanes, s.cursor = s.lanes[:0], 0
 	w := &s.watch
-	w.suspects, w.guarded, w.doubtAt, w.history, w.beside = w.suspects[:0], false, 0, nil, beside{}
+	w.suspects, w.guarded, w.diedAt, w.trusted, w.doubtAt, w.history, w.beside = w.suspects[:0], false, 0, 0, 0, nil, beside{}
 }
 
 // given asks for a probe on a lane that a flow was just given.
@@ -293,21 +295,19 @@ func (s *spread) bury(now int64, lane uint16, ev *spreadEvents) {
 }
 
 // guard lets flows have only lanes that are known to work, from the first death on:
-// what has made one lane silent may have made others so that nobody has used yet.
+// what has made one lane silent may have made others so that nobody has used since.
 func (s *spread) guard(now int64, owner spreadOwner, ev *spreadEvents) {
 	w := &s.watch
-	w.guardTill = now + guardFor
+	if now-w.diedAt > dyingFor || w.diedAt == 0 {
+		w.trusted = now - provenLately
+	}
+	w.diedAt, w.guardTill = now, now+guardFor
 	alive := 0
-	guarded := w.guarded || s.mode.shuts()
 	for lane := uint16(1); lane <= s.limit; lane++ {
 		c := s.check(lane)
 		switch {
 		case c.dead || c.shut:
-		case c.suspect != 0:
-			alive++
-		case c.proved != 0 && now-c.proved < provenLately:
-			alive++
-		case guarded && c.proved != 0 && now-c.proved < provenFor:
+		case c.suspect != 0, c.proved > w.trusted:
 			alive++
 		case now-owner.lastSent(lane) < spreadIdle && owner.lastSent(lane) != 0:
 			s.suspectLane(now, lane, false, ev) // a flow's that has only begun
@@ -394,18 +394,18 @@ func (s *spread) revive(now int64, lane uint16, ev *spreadEvents) {
 
 // openedLane is told that something has come, where it goes, on a lane that the peer,
 // or both, had to open.
-func (s *spread) openedLane(lane uint16) (ev spreadEvents) {
+func (s *spread) openedLane(now int64, lane uint16) (ev spreadEvents) {
 	if lane <= s.limit {
 		s.check(lane)
-		s.openLane(lane, &ev)
+		s.openLane(now, lane, &ev)
 	}
 	return ev
 }
 
-// openLane lets flows have a lane that the peer has opened.
-func (s *spread) openLane(lane uint16, ev *spreadEvents) {
-	if c := &s.lanes[lane]; s.mode.shuts() && c.shut && !c.dead && !c.crowded {
-		c.shut, c.anew = false, true
+// openLane lets flows have a lane that the peer has opened, at a time.
+func (s *spread) openLane(at int64, lane uint16, ev *spreadEvents) {
+	if c := &s.lanes[lane]; s.mode.shuts() && c.shut && !c.dead && !c.crowded && at > s.watch.trusted {
+		c.shut, c.anew, c.proved = false, true, max(c.proved, at)
 		ev.in = append(ev.in, lane)
 	}
 }
@@ -485,8 +485,8 @@ func (s *spread) shutStale(now int64, owner spreadOwner, ev *spreadEvents) {
 	for i := 1; i < len(s.lanes); i++ {
 		c, lane := &s.lanes[i], uint16(i)
 		if c.shut || c.dead {
-			if now-owner.heardOn(lane) < openRefresh && owner.hasWay(lane, s.mode) {
-				s.openLane(lane, ev)
+			if heard := owner.heardOn(lane); now-heard < openRefresh && owner.hasWay(lane, s.mode) {
+				s.openLane(heard, lane, ev)
 			}
 			continue
 		}

@@ -77,7 +77,7 @@ func (p *peer) laneCame(now int64, lane uint16, m *portpool.Message, pooled bool
 	p.learnWay(lane, m, pooled)
 	p.spread.opened(now)
 	if p.hasWay(lane, p.spread.mode) {
-		p.spreadEvents(now, p.spread.openedLane(lane))
+		p.spreadEvents(now, p.spread.openedLane(now, lane))
 	}
 	p.arm(now)
 }
