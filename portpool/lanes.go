@@ -281,6 +281,14 @@ func (l *Lanes) Stats() LanesStats {
 	}
 }
 
+// FlowsOn is how many flows have a lane.
+func (l *Lanes) FlowsOn(lane uint16) int {
+	if lane == 0 || int(lane) > len(l.lanes) {
+		return 0
+	}
+	return int(l.lanes[lane-1].flows)
+}
+
 // InUse yields the lanes that have flows, in ascending order, and how many.
 func (l *Lanes) InUse(yield func(lane uint16, flows int) bool) {
 	for i := range l.lanes {

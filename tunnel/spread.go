@@ -126,6 +126,7 @@ type spreadOwner interface {
 	keypairInUse() uint32                    // names it
 	laneDSCP(lane uint16) uint8              // that data was last sent with on a lane
 	heardOn(lane uint16) int64               // when something last arrived on a lane, to within lastGrain
+	flowsOn(lane uint16) int                 // that have a lane
 	hasWay(lane uint16, via spreadMode) bool // whether a lane is known to lead anywhere
 	spareLanes() (spare, used, crammed int)  // of those that flows may have; flows that share one for want of more
 	laneDelay(lane uint16) (delay, at int64) // of its newest probe, one way, by a clock that all lanes share; at 0 if there was none

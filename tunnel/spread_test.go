@@ -138,6 +138,12 @@ func (r *spreadRig) laneDSCP(lane uint16) uint8             { return r.dscp[lane
 func (r *spreadRig) keypairInUse() uint32                   { return 1 }
 func (r *spreadRig) heardOn(lane uint16) int64              { return r.came[lane] }
 func (r *spreadRig) spareLanes() (spare, used, crammed int) { return len(r.alive), 3, 0 }
+func (r *spreadRig) flowsOn(lane uint16) int {
+	if last := r.last[lane]; last != 0 && r.now-last < spreadIdle {
+		return 1
+	}
+	return 0
+}
 func (r *spreadRig) hasWay(lane uint16, via spreadMode) bool {
 	return !via.shuts() || r.ways[lane]
 }

@@ -101,7 +101,8 @@ type laneWatch struct {
 	guarded   bool   // lanes have died: only proven ones are given to flows
 	guardTill int64
 	diedAt    int64 // when the newest died
-	trusted   int64 // lanes proven before this may have died with it
+	doubted   int64 // lanes with flows that were proven before this may have died with it,
+	trusted   int64 // and those without that were before this
 	crowdAt   int64 // when to compare delays again
 	beside    beside
 	movedAt   int64 // when a flow was last moved for that
@@ -132,7 +133,8 @@ func (s *spread) check(lane uint16) *laneCheck {
 func (s *spread) forgetLanes() {
 	s.lanes, s.cursor = s.lanes[:0], 0
 	w := &s.watch
-	w.suspects, w.guarded, w.diedAt, w.trusted, w.doubtAt, w.history, w.beside = w.suspects[:0], false, 0, 0, 0, nil, beside{}
+	w.suspects, w.guarded, w.diedAt, w.trusted = w.suspects[:0], false, 0, 0
+	w.doubtAt, w.history, w.beside = 0, nil, beside{}
 }
 
 // given asks for a probe on a lane that a flow was just given.
@@ -197,7 +199,7 @@ func (s *spread) suspectLane(now int64, lane uint16, brisk bool, ev *spreadEvent
 
 func (s *spread) judgeSuspects(now int64, owner spreadOwner, ev *spreadEvents) {
 	w := &s.watch
-	kept, probed, died, dscps := w.suspects[:0], 0, 0, uint64(0)
+	kept, probed, died, dscps := w.suspects[:0], 0, int64(-1), uint64(0)
 	for _, lane := range w.suspects {
 		c := s.check(lane)
 		switch {
@@ -209,7 +211,9 @@ func (s *spread) judgeSuspects(now int64, owner spreadOwner, ev *spreadEvents) {
 			continue
 		case c.missed >= briskMissed, c.witness != 0 && c.tries == suspectProbes && now-c.witness >= s.grace(c.brisk):
 			s.bury(now, lane, ev)
-			died += min(int(lane), 1)
+			if lane != 0 {
+				died = max(died, c.proved)
+			}
 			continue
 		case c.tries == 0 || c.tries < suspectProbes && now-c.checked >= spreadSoon:
 			c.dscp = owner.laneDSCP(lane)
@@ -232,8 +236,8 @@ func (s *spread) judgeSuspects(now int64, owner spreadOwner, ev *spreadEvents) {
 		w.called = now
 		s.callWitnesses(now, dscps, owner, ev)
 	}
-	if died > 0 {
-		s.guard(now, owner, ev)
+	if died >= 0 {
+		s.guard(now, died, owner, ev)
 	}
 }
 
@@ -296,11 +300,14 @@ func (s *spread) bury(now int64, lane uint16, ev *spreadEvents) {
 
 // guard lets flows have only lanes that are known to work, from the first death on:
 // what has made one lane silent may have made others so that nobody has used since.
-func (s *spread) guard(now int64, owner spreadOwner, ev *spreadEvents) {
+// Of a lane that was proven before the dead one last worked, nothing is known any more.
+// Those that flows have keep them, and are probed, each not more than once a second.
+func (s *spread) guard(now, worked int64, owner spreadOwner, ev *spreadEvents) {
 	w := &s.watch
 	if now-w.diedAt > dyingFor || w.diedAt == 0 {
-		w.trusted = now - provenLately
+		w.doubted = now - provenLately
 	}
+	w.trusted = max(w.trusted, w.doubted, worked)
 	w.diedAt, w.guardTill = now, now+guardFor
 	alive := 0
 	for lane := uint16(1); lane <= s.limit; lane++ {
@@ -309,9 +316,10 @@ func (s *spread) guard(now int64, owner spreadOwner, ev *spreadEvents) {
 		case c.dead || c.shut:
 		case c.suspect != 0, c.proved > w.trusted:
 			alive++
-		case now-owner.lastSent(lane) < spreadIdle && owner.lastSent(lane) != 0:
-			s.suspectLane(now, lane, false, ev) // a flow's that has only begun
-			alive++
+		case owner.flowsOn(lane) > 0:
+			if alive++; c.proved <= w.doubted {
+				s.suspectLane(now, lane, false, ev)
+			}
 		default:
 			c.shut = true
 			ev.out = append(ev.out, lane)

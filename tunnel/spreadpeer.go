@@ -280,6 +280,15 @@ func (p *peer) spareLanes() (spare, used, crammed int) {
 	return p.lanes.Spare(), p.lanes.Stats().InUse, p.lanes.Crammed()
 }
 
+func (p *peer) flowsOn(lane uint16) int {
+	p.lanesMu.Lock()
+	defer p.lanesMu.Unlock()
+	if p.lanes == nil {
+		return 0
+	}
+	return p.lanes.FlowsOn(lane)
+}
+
 func (p *peer) laneDelay(lane uint16) (delay, at int64) {
 	if int(lane) < len(p.reports.lanes) {
 		d := &p.reports.lanes[lane].delay.way
