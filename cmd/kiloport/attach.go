@@ -99,7 +99,7 @@ func (c *command) attachConfig(name string) (*attachConfig, error) {
 	if _, ok := c.chosen.values["dscp"]; ok && a.options.DSCP != ecn.FixedDSCP(0) {
 		a.DSCP = &a.options.DSCP
 	}
-	log, err := c.logger()
+	log, err := c.logger(name)
 	a.Log = log
 	return a, err
 }

@@ -85,7 +85,7 @@ func (u *upped) tellParent() error {
 }
 
 // letGo lets go of the terminal, unless much is to be said, and says the word to the
-// process that waits for it, if one does.
+// process that waits for it, if one does. The log goes to syslog then.
 func (c *command) letGo(parent *os.File) error {
 	if parent == nil {
 		return nil
@@ -95,6 +95,7 @@ func (c *command) letGo(parent *os.File) error {
 		if err := leaveTerminal(); err != nil {
 			return fmt.Errorf("let go of the terminal: %w", err)
 		}
+		c.logTo.toSystem()
 	}
 	if _, err := io.WriteString(parent, readyWord); err != nil {
 		return fmt.Errorf("tell the parent process: %w", err)

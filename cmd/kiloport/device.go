@@ -28,6 +28,9 @@ const (
 	envForeground = "WG_PROCESS_FOREGROUND"
 )
 
+// envSyslog says that the daemon has no terminal to begin with: its log goes to syslog.
+const envSyslog = "KILOPORT_SYSLOG"
+
 // otherFiles is how many descriptors a daemon has open beside its pool.
 const otherFiles = 128
 
@@ -65,9 +68,12 @@ func (c *command) runDevice(ctx context.Context, name string) error {
 	if err := c.chosen.apply(&options); err != nil {
 		return usageError{err}
 	}
-	log, err := c.logger()
+	log, err := c.logger(name)
 	if err != nil {
 		return err
+	}
+	if os.Getenv(envSyslog) == "1" {
+		c.logTo.toSystem()
 	}
 	if err := portpool.RaiseFileLimit(options.Ports + otherFiles); err != nil {
 		return err
@@ -338,6 +344,8 @@ func (d *daemon) background(c *command) error {
 	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if c.verbose() {
 		child.Stdout, child.Stderr = os.Stdout, os.Stderr
+	} else {
+		child.Env = append(child.Env, envSyslog+"=1")
 	}
 	if err := child.Start(); err != nil {
 		d.socket.Remove()

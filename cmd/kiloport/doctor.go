@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"kiloport/cmd/kiloport/doctor"
 	"kiloport/cmd/kiloport/quick"
 	"kiloport/tunnel"
+	"kiloport/tunnel/uapi"
 )
 
 func (c *command) doctor() *cobra.Command {
@@ -77,6 +79,8 @@ func (c *command) view(ctx context.Context, args []string) (*doctor.View, error)
 	v.Config = l.forDoctor()
 	if s, err := askStatus(l.name); err == nil {
 		v.Status = s
+	} else {
+		v.LastWords, _, _ = strings.Cut(uapi.LastWords(l.name), "\n") // the rest is a traceback
 	}
 	return v, nil
 }

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -21,6 +19,7 @@ type command struct {
 	chosen         *chosen
 	foreground     bool
 	logLevel       string
+	logTo          *logOutlet // nil before there is a log, or if it says nothing
 }
 
 // errSilent ends a command that has already said why.
@@ -65,7 +64,8 @@ between the sites see the real flows. Stock WireGuard peers work too.
 
 The environment is that of wireguard-go: WG_TUN_FD and WG_UAPI_FD are inherited
 descriptors, WG_PROCESS_FOREGROUND=1 is -f, LOG_LEVEL is verbose, info, error or
-silent.`,
+silent. What has gone to the background logs to syslog, as kiloport-NAME, but if it
+is verbose, to the terminal.`,
 		Example: `  kiloport up wg0                     # /etc/kiloport/wg0.conf or /etc/wireguard/wg0.conf
   kiloport -f --port-range 40000-41023 wg0
   kiloport show wg0`,
@@ -125,37 +125,4 @@ func logLevelDefault() string {
 		return level
 	}
 	return "info"
-}
-
-// verbose tells whether the log is to be at its most talkative.
-func (c *command) verbose() bool {
-	level := strings.ToLower(c.logLevel)
-	return level == "verbose" || level == "debug"
-}
-
-// logger writes to stderr, without the time where journald adds it.
-func (c *command) logger() (*slog.Logger, error) {
-	var level slog.Level
-	switch strings.ToLower(c.logLevel) {
-	case "verbose", "debug":
-		level = slog.LevelDebug
-	case "info":
-		level = slog.LevelInfo
-	case "error":
-		level = slog.LevelError
-	case "silent":
-		return slog.New(slog.DiscardHandler), nil
-	default:
-		return nil, usageError{fmt.Errorf("log level %q: use verbose, info, error or silent, in --log-level or LOG_LEVEL", c.logLevel)}
-	}
-	options := &slog.HandlerOptions{Level: level}
-	if os.Getenv("JOURNAL_STREAM") != "" {
-		options.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
-			if len(groups) == 0 && a.Key == slog.TimeKey {
-				return slog.Attr{}
-			}
-			return a
-		}
-	}
-	return slog.New(slog.NewTextHandler(c.stderr, options)), nil
 }

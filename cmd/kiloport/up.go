@@ -158,7 +158,7 @@ func (c *command) runUp(ctx context.Context, arg string, parent *os.File) error 
 	if err != nil {
 		return err
 	}
-	log, err := c.logger()
+	log, err := c.logger(l.name)
 	if err != nil {
 		return err
 	}

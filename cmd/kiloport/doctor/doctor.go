@@ -41,6 +41,9 @@ type View struct {
 	Config *Config
 	// Status is what the running daemon says, nil without one.
 	Status *tunnel.Status
+	// LastWords tell how the daemon before ended that does not run any more, "" if it
+	// did as it was told to.
+	LastWords string
 }
 
 // Link is a network interface on a way to a peer.

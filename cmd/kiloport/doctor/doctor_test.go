@@ -109,6 +109,7 @@ func TestFindings(t *testing.T) {
 		{"1970", func(v *View) { v.Now = time.Unix(0, 0) }, "clock", Failure, "it is 1970-01-01", "NTP"},
 		{"a lonely clock", func(v *View) { v.Clock = ClockAlone }, "clock", Warning, "drift", "chrony"},
 		{"no daemon", stopped, "daemon", Note, "none runs for wg0", "kiloport up wg0"},
+		{"a daemon that ended", func(v *View) { stopped(v); v.LastWords = "no buffer space" }, "daemon", Failure, "wg0 ended by itself: no buffer space", "kiloport up wg0"},
 		{"link down", func(v *View) { v.Status.Up = false }, "daemon", Failure, "wg0 is down", "ip link set wg0 up"},
 		{"few lanes", func(v *View) { v.Status.Pool.Limit = 7 }, "daemon", Warning, "7 lanes where 1024", "ports"},
 		{"offloads", func(v *View) { v.Status.Offloads.Missing = []string{"gro: no"} }, "daemon", Note, "not used: gro: no", ""},

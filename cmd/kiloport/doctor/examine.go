@@ -304,7 +304,11 @@ func (e *examination) clock() {
 func (e *examination) daemon() {
 	s := e.Status
 	if s == nil {
-		if e.Config != nil {
+		switch {
+		case e.Config == nil:
+		case e.LastWords != "":
+			e.say(Failure, "kiloport up "+e.Config.Name+"; what its log says of the time before may tell more", "the one for %s ended by itself: %s", e.Config.Name, e.LastWords)
+		default:
 			e.say(Note, "kiloport up "+e.Config.Name, "none runs for %s, so that nothing is known of the path", e.Config.Name)
 		}
 		return
