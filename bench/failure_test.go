@@ -45,12 +45,13 @@ func TestFailuresSayWhatToDo(t *testing.T) {
 		{"run --tunnels none --out " + file + "/below", []string{"the folder of the report", "--out"}},
 		{"run --tunnels none --baseline tinc", []string{"--baseline tinc", "--tunnels"}},
 		{"run throughput --tunnels none --cases frobnicate", []string{"choose among", "tcp 8 up"}},
+		{"run upload --tunnels none --seconds 2", []string{"--seconds 2", "upload", "3 at least"}},
 		{"compare " + folder + "/none " + folder, []string{"no such file", "give the folder that bench run wrote"}},
 		{"compare " + folder + " " + folder, []string{"newer than this program"}},
 		{"flent " + file + " " + folder + "/flent", []string{"no JSON document"}},
 		{"headline " + folder + "/none x.svg", []string{"no such file", "give the folder"}},
 		{"demo --kiloport " + folder + "/none", []string{"no such file", "make build", "--kiloport"}},
-		{"run --tunnels kiloport --seconds 1 --set Frobnicate=1 " + kiloport, []string{"Frobnicate", "set up the network and the tunnel kiloport"}},
+		{"run --tunnels kiloport --seconds 3 --set Frobnicate=1 " + kiloport, []string{"Frobnicate", "set up the network and the tunnel kiloport"}},
 	} {
 		t.Run(test.args, func(t *testing.T) {
 			out := filepath.Join(folder, "out")

@@ -88,6 +88,9 @@ func (o *runOptions) experiments(s *lab.Scenario, binaries tunnels.Binaries) (al
 	if o.seconds > 0 {
 		e.Load = time.Duration(o.seconds) * time.Second
 	}
+	if e.Load < s.Shortest() {
+		return nil, fmt.Errorf("--seconds %d: scenario %s takes %.0f at least, as its figures leave out how the load begins", o.seconds, s.Name, s.Shortest().Seconds())
+	}
 	repeat := s.Repetitions
 	if o.repeat > 0 {
 		repeat = o.repeat

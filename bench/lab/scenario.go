@@ -108,6 +108,15 @@ func (s *Scenario) Path(p *netlab.Path) {
 	}
 }
 
+// Shortest is the shortest load that leaves anything to look at after the warm-up, in
+// whole seconds.
+func (s *Scenario) Shortest() time.Duration {
+	if s.RealTime || s.Flows > 0 {
+		return time.Second
+	}
+	return warmUp + time.Second
+}
+
 // Settings are the lines that the scenario wants in the [Interface] section of
 // kiloport's file.
 func (s *Scenario) Settings(e *Experiment) []string {
