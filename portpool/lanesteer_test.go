@@ -119,7 +119,7 @@ func TestLanesSteered(t *testing.T) {
 			},
 			LanesStats{Limit: 8, Flows: 3, InUse: 3, Opened: 8, Dead: 5, Moved: 1}, 0,
 		},
-		"answers to questions that share a lane do, too": {
+		"answers to questions that share a lane share it": {
 			LanesConfig{Limit: 8},
 			[]steer{
 				{do: "place", flow: 1, lane: 2}, {do: "place", flow: 2, lane: 2},

@@ -18,8 +18,8 @@ const (
 
 	deadRetry    = int64(10 * time.Second) // doubled each time it fails,
 	deadRetryMax = int64(5 * time.Minute)
-	provenLately = int64(time.Second)     // before the first of several lanes is given up: then it is not known to be better
-	dyingFor     = int64(3 * time.Second) // after one lane, another one dies of something else
+	provenLately = int64(time.Second)     // before lanes begin to die: one with flows needs no probe then
+	dyingFor     = int64(3 * time.Second) // without a death, and the next one is of something else
 	guardFor     = int64(time.Minute)     // after the last lane came back
 
 	// Lanes that were opened for us stay so for this long after something came
@@ -301,7 +301,8 @@ func (s *spread) bury(now int64, lane uint16, ev *spreadEvents) {
 // guard lets flows have only lanes that are known to work, from the first death on:
 // what has made one lane silent may have made others so that nobody has used since.
 // Of a lane that was proven before the dead one last worked, nothing is known any more.
-// Those that flows have keep them, and are probed, each not more than once a second.
+// Those that flows have keep them; one that was not proven lately is probed, once while
+// lanes go on dying.
 func (s *spread) guard(now, worked int64, owner spreadOwner, ev *spreadEvents) {
 	w := &s.watch
 	if now-w.diedAt > dyingFor || w.diedAt == 0 {
