@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kiloport/bench/guest"
+	"kiloport/bench/host"
 	"kiloport/bench/lab"
 	"kiloport/bench/report"
 )
@@ -88,7 +89,7 @@ func (g *guests) try(ctx context.Context, e *lab.Experiment, beat beatFunc) (run
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	dir, err := os.MkdirTemp("", "kiloport-lab-")
+	dir, err := host.TempFolder("", "kiloport-lab-")
 	if err != nil {
 		return nil, fmt.Errorf("make a folder for an experiment: %w", err)
 	}
@@ -105,8 +106,8 @@ func (g *guests) try(ctx context.Context, e *lab.Experiment, beat beatFunc) (run
 	defer pulse.stop()
 	var said bytes.Buffer
 	err = g.kernel.Run(ctx, guest.Guest{
-		Command: []string{self, "guest", asked, told}, Stdout: pulse, Stderr: &said,
-		Share: []guest.Share{{Path: dir}},
+		Command: []string{self, "guest", asked, told}, Env: guestEnv(), Stdout: pulse, Stderr: &said,
+		Share: []guest.Share{{Path: dir}}, Seed: e.Seed,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%s through %s: %w%s", e.Scenario, e.Tunnel, err, quoted(said.Bytes()))
@@ -122,6 +123,13 @@ func (g *guests) try(ctx context.Context, e *lab.Experiment, beat beatFunc) (run
 		return nil, result.NotStarted
 	}
 	return result.Run, nil
+}
+
+// guestEnv is the environment of experiments, which is none of this process's but for
+// where programs are: its size alone, which takes memory, would shift by some
+// nanoseconds what a garbage collector does.
+func guestEnv() []string {
+	return []string{"HOME=/root", "LANG=C.UTF-8", "PATH=" + os.Getenv("PATH")}
 }
 
 // quoted is the end of what a program said, as the tail of an error message.

@@ -17,9 +17,7 @@ idle path's round trip, taken before the load, is subtracted. Probes begin 2 s
 before the load, because one that starts into a full queue gets its first packet
 through when all is over, and then measures silence. The first 2 s of the load are
 left out of figures, not of plots. Bulk flows begin within the first of them, each
-at a random moment; nothing else is left to chance. The seed of those moments is
-another one for each repetition and each bench run, and in the report: the same
-command with the same --seed makes the same figures.
+at a random moment.
 
 Rates count whole Ethernet frames without preamble and checksum, as HTB and cake
 do. Of 1514 bytes, TCP with timestamps over IPv6 carries 1428: goodput is at most
@@ -40,6 +38,13 @@ next timer. So
     20 Mbit/s both ways takes one to three.
   - timers are exact, there is one processor, and links have no errors. A figure
     of 0.6 ms is the line's, not a machine's.
+  - nothing is left to chance but what is drawn with a seed: in the lab kernel that
+    decides the moments at which flows begin, and all that the kernel and programs
+    draw – ports, addresses, keys, hashes. So the same command makes the same report,
+    to the last digit, as often as one likes and whatever the machine is busy with,
+    if the programs in it are the same. Repetitions have the seeds 1, 2, 3 and so on.
+    What other chance would have made of it --seed 101 tells, or --seed 0, which
+    draws one; the report has it.
   - a program that waits for time to pass without sleeping stops the clock for
     ever. bench ends a guest that has been silent for two minutes, and tries again.
 

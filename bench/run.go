@@ -106,7 +106,7 @@ func (o *runOptions) flags(cmd *cobra.Command) {
 	f.StringSliceVar(&o.cases, "cases", nil, `some of the loads of scenarios in real time, such as "tcp 8 up" (default all)`)
 	f.StringArrayVar(&o.settings, "set", nil, `a line for the [Interface] section of kiloport's file, such as "Ports = 64"`)
 	f.IntVar(&o.repeat, "repeat", 0, "repetitions, 0 means what the scenario needs to tell a difference from chance")
-	f.Uint64Var(&o.seed, "seed", 0, "what the moments at which flows begin are drawn with; 0 means another one each time, which the report tells")
+	f.Uint64Var(&o.seed, "seed", 1, "what decides everything random in the first repetition, in each of the others the next number; in virtual time the same makes the same report, and 0 means another one each time, which the report tells")
 	f.IntVar(&o.seconds, "seconds", 0, "length of the load, 0 means what the scenario needs")
 	f.IntVar(&o.jobs, "jobs", runtime.NumCPU(), "lab kernels at the same time")
 	f.StringVar(&o.kernel, "kernel", kernelLab, "where: "+kernelLab+" or "+kernelStock)
@@ -181,7 +181,7 @@ func (o *runOptions) measure(ctx context.Context, plan []lab.Experiment, progres
 	return doc, nil
 }
 
-// chooseSeed draws a seed where none was given.
+// chooseSeed draws a seed where another one each time is asked for.
 func (o *runOptions) chooseSeed(random func() uint32) {
 	if o.seed == 0 {
 		o.seed, o.seedDrawn = max(1, uint64(random())), true

@@ -37,7 +37,7 @@ func TestPlanTakesTurns(t *testing.T) {
 }
 
 // TestSeedsOfRepetitions wants a seed for each repetition, the same for all tunnels,
-// drawn anew for each plan or given, and then in the report's command line.
+// drawn anew for each plan, and then in the report's command line, or given.
 func TestSeedsOfRepetitions(t *testing.T) {
 	for _, test := range []struct {
 		given uint64

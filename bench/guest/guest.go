@@ -44,6 +44,11 @@ type Guest struct {
 	// Init is a program that calls the kernel's RunIfInit first in main; empty is
 	// this one.
 	Init string
+	// Seed decides all that is random inside, but in a kernel with a real clock,
+	// where nothing happens twice: keys, addresses, ports, hashes. A guest of the same
+	// seed whose command does not look at the host's clock does the same again. With
+	// 0 randomness is the host's.
+	Seed uint64
 	// RealTime makes the guest's clock follow the host's, in a kernel that could
 	// do otherwise.
 	RealTime bool

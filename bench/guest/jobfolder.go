@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kiloport/bench/host"
 )
 
 const (
@@ -22,7 +24,7 @@ const (
 // killed. The caller calls remove.
 func newJobFolder(base string, j *job) (folder string, remove func(), err error) {
 	sweepJobs(base, time.Now())
-	if folder, err = os.MkdirTemp(base, jobPrefix); err != nil {
+	if folder, err = host.TempFolder(base, jobPrefix); err != nil {
 		return "", nil, err
 	}
 	owner, err := os.Create(filepath.Join(folder, ownerName))

@@ -58,8 +58,8 @@ type Experiment struct {
 	Flows int `json:"flows,omitempty"`
 	// Repetition counts from 1.
 	Repetition int `json:"repetition"`
-	// Seed is what is left to chance: with it and in virtual time, an experiment
-	// done again is the same to the last digit.
+	// Seed is what everything random is drawn with: in virtual time an experiment
+	// with the same seed and the same programs is the same to the last digit.
 	Seed uint64 `json:"seed"`
 	// Binaries are the programs under test.
 	Binaries tunnels.Binaries `json:"binaries"`

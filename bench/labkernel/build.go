@@ -21,6 +21,7 @@ type builder struct {
 	host     *host.Host
 	cache    host.Cache
 	wanted   string // configuration fragment
+	changes  []change
 	reporter *host.Reporter
 }
 
@@ -43,13 +44,18 @@ func (b *builder) build(ctx context.Context) (string, error) {
 	if _, err := b.host.Run(ctx, tree, nil, "tar", "-xJf", src.archive(), "--strip-components=1"); err != nil {
 		return "", err
 	}
+	for _, c := range b.changes {
+		if err := c.make(tree); err != nil {
+			return "", err
+		}
+	}
 	if err := b.configure(ctx, tree); err != nil {
 		return "", err
 	}
 	if err := b.compile(ctx, tree, result); err != nil {
 		return "", err
 	}
-	m := &Manifest{Package: src.pkg, PackageVersion: src.version, ConfigHash: hashConfig(b.wanted)}
+	m := &Manifest{Package: src.pkg, PackageVersion: src.version, Recipe: hashRecipe(b.wanted, b.changes)}
 	kernel := filepath.Join(result, binaryName)
 	if m.SHA256, err = host.HashFile(kernel); err != nil {
 		return "", err

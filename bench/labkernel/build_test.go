@@ -23,6 +23,7 @@ type fakeHost struct {
 	room     uint64   // bytes
 	fails    string   // the command line that fails
 	without  string   // the symbol that the kernel does not know
+	strange  string   // the file of the source that is not as usual
 	commands []string
 }
 
@@ -58,6 +59,8 @@ func (f *fakeHost) run(ctx context.Context, dir string, out io.Writer, name stri
 		return "", nil
 	case name == "apt-cache":
 		return args[1] + ":\n  Installed: (none)\n  Candidate: 6.12.1-1\n", nil
+	case name == "tar":
+		return "", f.extract(dir)
 	case name == "dpkg-query":
 		return "6.12.1-2", nil
 	case strings.HasSuffix(line, "defconfig") && !strings.HasSuffix(line, "olddefconfig"):
@@ -72,11 +75,25 @@ func (f *fakeHost) run(ctx context.Context, dir string, out io.Writer, name stri
 	return "", nil
 }
 
+// extract writes of the source what is changed in it.
+func (f *fakeHost) extract(dir string) error {
+	var errs []error
+	for _, c := range changes {
+		path := filepath.Join(dir, c.file)
+		text := "{\n\t" + c.from + "\n}\n"
+		if f.strange == c.file {
+			text += text
+		}
+		errs = append(errs, os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644))
+	}
+	return errors.Join(errs...)
+}
+
 // buildIn builds with a fake host in a cache of its own.
 func (f *fakeHost) buildIn(ctx context.Context, cache string) (folder, said string, err error) {
 	var progress strings.Builder
 	r := host.NewReporter(&progress, "lab kernel")
-	b := builder{host: &f.Host, cache: host.Cache(cache), wanted: fragment, reporter: r}
+	b := builder{host: &f.Host, cache: host.Cache(cache), wanted: fragment, changes: changes, reporter: r}
 	folder, err = b.build(ctx)
 	r.Close()
 	return folder, progress.String(), err
@@ -86,12 +103,12 @@ func TestBuild(t *testing.T) {
 	cache := t.TempDir()
 	f := newFakeHost()
 	// A kernel that is there already is unsound, or there would be no build.
-	must(t, os.MkdirAll(filepath.Join(cache, "6.12.1-2-"+hashConfig(fragment)[:12], "old"), 0o755))
+	must(t, os.MkdirAll(filepath.Join(cache, "6.12.1-2-"+hashRecipe(fragment, changes)[:12], "old"), 0o755))
 	folder, said, err := f.buildIn(t.Context(), cache)
 	must(t, err)
-	k, err := find(t.Context(), host.Cache(cache), hashConfig(fragment))
+	k, err := find(t.Context(), host.Cache(cache), hashRecipe(fragment, changes))
 	must(t, err)
-	want := Manifest{Package: "linux-source-6.12", PackageVersion: "6.12.1-2", Release: "6.12.1", ConfigHash: hashConfig(fragment), SHA256: k.Manifest.SHA256}
+	want := Manifest{Package: "linux-source-6.12", PackageVersion: "6.12.1-2", Release: "6.12.1", Recipe: hashRecipe(fragment, changes), SHA256: k.Manifest.SHA256}
 	if k.Manifest != want || filepath.Dir(k.Path) != folder {
 		t.Errorf("built %+v in %s, want %+v in %s", k.Manifest, filepath.Dir(k.Path), want, folder)
 	}
@@ -180,6 +197,7 @@ func TestBuildErrors(t *testing.T) {
 		}, "these are installed but not where a build looks for them, in PATH and /usr/include: libssl-dev"},
 		{"apt brings no archive", func(f *fakeHost) { f.lacks, f.stays = noSource, noSource }, "the package linux-source-6.12 is installed but has no /usr/src/linux-source-6.12.tar.xz"},
 		{"extraction fails", func(f *fakeHost) { f.fails = "tar" }, "fake failure"},
+		{"strange source", func(f *fakeHost) { f.strange = "drivers/char/random.c" }, "drivers/char/random.c has \"blake2s_update(&input_pool.hash, buf, len);\" 2 times instead of once"},
 		{"symbol unknown", func(f *fakeHost) { f.without = "CONFIG_NET_SCH_CAKE" }, "does not take the configuration: CONFIG_NET_SCH_CAKE is n, not y"},
 		{"compilation fails", func(f *fakeHost) { f.fails = "ARCH=um linux" }, "fake failure"},
 	} {

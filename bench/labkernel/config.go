@@ -107,14 +107,18 @@ func unmet(got, wanted string) ([]string, error) {
 	return list, nil
 }
 
-// hashConfig is the hash of what a configuration says, whatever its comments.
-func hashConfig(text string) string {
+// hashRecipe is the hash of what a configuration says, whatever its comments, and of
+// changes to the source.
+func hashRecipe(config string, changes []change) string {
 	h := sha256.New()
-	for line := range strings.Lines(text) {
+	for line := range strings.Lines(config) {
 		line = strings.TrimSpace(line)
 		if line != "" && (line[0] != '#' || strings.HasSuffix(line, " is not set")) {
 			fmt.Fprintln(h, line)
 		}
+	}
+	for _, c := range changes {
+		fmt.Fprintf(h, "%q %q %q\n", c.file, c.from, c.to)
 	}
 	return hex.EncodeToString(h.Sum(nil))
 }

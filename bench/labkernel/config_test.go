@@ -44,19 +44,25 @@ func TestUnmet(t *testing.T) {
 	}
 }
 
-func TestHashConfig(t *testing.T) {
-	hash := hashConfig("CONFIG_A=y\n# CONFIG_B is not set\n")
+func TestHashRecipe(t *testing.T) {
+	made := []change{{"a.c", "x", "y"}}
+	hash := hashRecipe("CONFIG_A=y\n# CONFIG_B is not set\n", made)
 	for name, text := range map[string]string{
 		"comment": "# why\nCONFIG_A=y\n# CONFIG_B is not set\n",
 		"blanks":  "\n CONFIG_A=y \n\n# CONFIG_B is not set",
 	} {
-		if hashConfig(text) != hash {
+		if hashRecipe(text, made) != hash {
 			t.Errorf("%s: a text that says the same has another hash", name)
 		}
 	}
 	for _, text := range []string{"CONFIG_A=y\n", "CONFIG_A=m\n# CONFIG_B is not set\n"} {
-		if hashConfig(text) == hash {
+		if hashRecipe(text, made) == hash {
 			t.Errorf("%q has the hash of another configuration", text)
+		}
+	}
+	for _, other := range []change{{"b.c", "x", "y"}, {"a.c", "z", "y"}, {"a.c", "x", "z"}} {
+		if hashRecipe("CONFIG_A=y\n# CONFIG_B is not set\n", []change{other}) == hash {
+			t.Errorf("%q has the hash of another change", other)
 		}
 	}
 }

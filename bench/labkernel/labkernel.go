@@ -50,25 +50,26 @@ type Manifest struct {
 	PackageVersion string
 	// Release is what the kernel says that it is, such as 6.12.117.
 	Release string
-	// ConfigHash is the hash of the configuration fragment, in hexadecimal.
-	ConfigHash string
+	// Recipe is the hash, in hexadecimal, of what is made of the source: of the
+	// configuration fragment and of the changes.
+	Recipe string
 	// SHA256 is the hash of the executable, in hexadecimal.
 	SHA256 string
 }
 
 // folder is the name of a kernel's folder in the cache: its key.
 func (m *Manifest) folder() string {
-	return m.PackageVersion + "-" + m.ConfigHash[:12]
+	return m.PackageVersion + "-" + m.Recipe[:12]
 }
 
-// Built tells whether a kernel of today's configuration is in the cache, sound,
+// Built tells whether a kernel of today's recipe is in the cache, sound,
 // and returns it. It never builds one.
 func Built() (*Kernel, bool) {
 	cache, err := host.OpenCache(cacheName)
 	if err != nil {
 		return nil, false
 	}
-	k, err := find(context.Background(), cache, hashConfig(fragment))
+	k, err := find(context.Background(), cache, hashRecipe(fragment, changes))
 	return k, err == nil
 }
 
@@ -84,8 +85,8 @@ func Ensure(ctx context.Context, progress io.Writer) (*Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	hash := hashConfig(fragment)
-	if k, err := find(ctx, cache, hash); err == nil {
+	recipe := hashRecipe(fragment, changes)
+	if k, err := find(ctx, cache, recipe); err == nil {
 		return k, nil
 	}
 	reporter := host.NewReporter(progress, "lab kernel")
@@ -95,12 +96,12 @@ func Ensure(ctx context.Context, progress io.Writer) (*Kernel, error) {
 		return nil, fmt.Errorf("build the lab kernel: %w", err)
 	}
 	defer unlock()
-	k, why := find(ctx, cache, hash) // built while this process waited
+	k, why := find(ctx, cache, recipe) // built while this process waited
 	if why == nil {
 		return k, nil
 	}
 	reporter.Say("%v: building it in %s", why, cache)
-	b := builder{host: host.This(), cache: cache, wanted: fragment, reporter: reporter}
+	b := builder{host: host.This(), cache: cache, wanted: fragment, changes: changes, reporter: reporter}
 	folder, err := b.build(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -108,24 +109,24 @@ func Ensure(ctx context.Context, progress io.Writer) (*Kernel, error) {
 		}
 		return nil, fmt.Errorf("build the lab kernel: %w", err)
 	}
-	return load(ctx, folder, hash)
+	return load(ctx, folder, recipe)
 }
 
 // errNone is the answer of find where no kernel can be used.
 var errNone = errors.New("no lab kernel is built yet")
 
-// find returns a sound kernel of this configuration, the one built last where
+// find returns a sound kernel of this recipe, the one built last where
 // there are several: a newer source package is no reason to build again. Where
 // there is none, the error wraps errNone and says what is wrong with those that
 // are there.
-func find(ctx context.Context, cache host.Cache, configHash string) (*Kernel, error) {
-	folders, err := cache.Find("*-" + configHash[:12])
+func find(ctx context.Context, cache host.Cache, recipe string) (*Kernel, error) {
+	folders, err := cache.Find("*-" + recipe[:12])
 	if err != nil {
 		return nil, err
 	}
 	found := errNone
 	for _, folder := range folders {
-		k, err := load(ctx, folder, configHash)
+		k, err := load(ctx, folder, recipe)
 		if err == nil {
 			return k, nil
 		}
@@ -135,21 +136,21 @@ func find(ctx context.Context, cache host.Cache, configHash string) (*Kernel, er
 }
 
 // load returns the kernel in a folder after it has verified it.
-func load(ctx context.Context, folder, configHash string) (*Kernel, error) {
+func load(ctx context.Context, folder, recipe string) (*Kernel, error) {
 	k := &Kernel{Path: filepath.Join(folder, binaryName)}
 	if err := host.ReadManifest(folder, &k.Manifest); err != nil {
 		return nil, fmt.Errorf("read the lab kernel's manifest: %w", err)
 	}
-	if err := k.verify(ctx, configHash); err != nil {
+	if err := k.verify(ctx, recipe); err != nil {
 		return nil, fmt.Errorf("verify the lab kernel %s: %w", k.Path, err)
 	}
 	return k, nil
 }
 
 // verify compares the kernel with its manifest, and runs it to see that it can.
-func (k *Kernel) verify(ctx context.Context, configHash string) error {
-	if k.Manifest.ConfigHash != configHash {
-		return fmt.Errorf("built from configuration %q, not %q", k.Manifest.ConfigHash, configHash)
+func (k *Kernel) verify(ctx context.Context, recipe string) error {
+	if k.Manifest.Recipe != recipe {
+		return fmt.Errorf("built by the recipe %q, not %q", k.Manifest.Recipe, recipe)
 	}
 	sum, err := host.HashFile(k.Path)
 	if err != nil {

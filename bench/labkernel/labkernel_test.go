@@ -20,7 +20,7 @@ const fakeKernel = "#!/bin/sh\necho 6.12.1\n"
 // cache.
 func addKernel(t *testing.T, cache, version string, age time.Duration, change func(folder string, m *Manifest)) string {
 	t.Helper()
-	m := Manifest{Package: "linux-source-6.12", PackageVersion: version, Release: "6.12.1", ConfigHash: testHash}
+	m := Manifest{Package: "linux-source-6.12", PackageVersion: version, Release: "6.12.1", Recipe: testHash}
 	folder := filepath.Join(cache, m.folder())
 	kernel := filepath.Join(folder, binaryName)
 	must(t, os.MkdirAll(folder, 0o755))
@@ -54,7 +54,7 @@ func TestManifestVerification(t *testing.T) {
 		err    string
 	}{
 		{"sound", nil, ""},
-		{"other configuration", func(_ string, m *Manifest) { m.ConfigHash = "0123456789abcdee" }, `built from configuration "0123456789abcdee", not "0123456789abcdef"`},
+		{"other configuration", func(_ string, m *Manifest) { m.Recipe = "0123456789abcdee" }, `built by the recipe "0123456789abcdee", not "0123456789abcdef"`},
 		{"no hash", func(_ string, m *Manifest) { m.SHA256 = "" }, `the manifest says ""`},
 		{"other release", func(_ string, m *Manifest) { m.Release = "6.12.2" }, `it says that it is "6.12.1", the manifest says "6.12.2"`},
 		{"changed", func(folder string, _ *Manifest) {

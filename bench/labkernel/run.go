@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -39,6 +40,9 @@ func (k *Kernel) machine(g *guest.Guest, folder string) (*exec.Cmd, error) {
 	}
 	cmd := exec.Command(k.Path, args...)
 	cmd.Env = append(os.Environ(), "TMPDIR="+guest.QuickFolder())
+	if g.Seed != 0 {
+		cmd.Env = append(cmd.Env, seedEnv+"="+strconv.FormatUint(g.Seed, 10))
+	}
 	return cmd, nil
 }
 
@@ -60,9 +64,16 @@ func commandLine(g *guest.Guest, folder string) ([]string, error) {
 	}
 	if !g.RealTime {
 		args = append(args, "time-travel=inf-cpu")
+		if g.Seed != 0 {
+			args = append(args, fmt.Sprintf("time-travel-start=%d", seededStart.UnixNano()))
+		}
 	}
 	return args, nil
 }
+
+// seededStart is what the time of day is, in the virtual time of a guest that has a
+// seed, when it starts.
+var seededStart = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // jobEnv tells the init, by way of the kernel's command line, where the job is.
 const jobEnv = "KILOPORT_LABKERNEL_JOB"

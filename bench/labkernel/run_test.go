@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -92,6 +93,39 @@ func TestGuest(t *testing.T) {
 	}
 	if _, err := os.Stat("/etc/labkernel-test"); err == nil {
 		t.Error("the guest has written to the host's files")
+	}
+}
+
+// TestSeed wants guests of one seed to draw the same, also after the kernel's
+// generator has been seeded anew, and others to draw something else. The time of day
+// is the same, too.
+func TestSeed(t *testing.T) {
+	k := kernel(t)
+	draw := func(seed uint64) string {
+		out, err := boot(t, k, guest.Guest{Seed: seed}, `
+			for i in 1 2 3 4; do
+				cat /proc/sys/kernel/random/uuid
+				basename $(mktemp)
+				ip link add type veth
+				sleep 1
+			done
+			cat /sys/class/net/veth*/address
+			date +%s.%N
+		`)
+		must(t, err)
+		return out
+	}
+	first := draw(11)
+	if again := draw(11); again != first {
+		t.Errorf("two guests of one seed said\n%s\nand\n%s", first, again)
+	}
+	for _, seed := range []uint64{12, 0} {
+		lines := strings.Split(draw(seed), "\n")
+		for _, line := range strings.Split(first, "\n") {
+			if len(line) > 10 && !strings.Contains(line, ".") && slices.Contains(lines, line) {
+				t.Errorf("guests of seeds 11 and %d both drew %s", seed, line)
+			}
+		}
 	}
 }
 

@@ -1,6 +1,8 @@
 package report
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math"
@@ -160,8 +162,8 @@ func compareHead(a, b *Document) []string {
 	if ofA, ofB := durations(a, b); ofA != ofB {
 		lines = append(lines, fmt.Sprintf("Note: loads of A last %s s and those of B %s s, so what is counted over a load differs.", number(ofA), number(ofB)))
 	}
-	if seed, shared := sharedSeed(a, b); shared {
-		lines = append(lines, fmt.Sprintf("Note: A and B have runs of the same seed (%d). In virtual time such runs are copies, and that they agree says nothing: measure again without --seed.", seed))
+	if run := copied(a, b); run != nil {
+		lines = append(lines, fmt.Sprintf("Note: A and B have the same run through %s, no. %d (seed %d), to the last digit, as virtual time repeats it. That copies agree says nothing: measure again with another --seed.", run.Tunnel.Name, run.Repetition, run.Seed))
 	}
 	return lines
 }
@@ -177,17 +179,27 @@ func durations(a, b *Document) (ofA, ofB float64) {
 	return 0, 0
 }
 
-// sharedSeed finds a run of a that was done again in b, with the same seed.
-func sharedSeed(a, b *Document) (seed uint64, shared bool) {
+// copied finds a run of a that was done again in b with the same seed, and came out
+// the same.
+func copied(a, b *Document) *Run {
 	for _, p := range pairs(a, b) {
-		for _, run := range p.a.runs {
-			again := func(r Run) bool { return r.Seed == run.Seed }
+		for i := range p.a.runs {
+			run := &p.a.runs[i]
+			again := func(r Run) bool { return r.Seed == run.Seed && sameSamples(&r, run) }
 			if run.Seed != 0 && slices.ContainsFunc(p.b.runs, again) {
-				return run.Seed, true
+				return run
 			}
 		}
 	}
-	return 0, false
+	return nil
+}
+
+// sameSamples compares them as they are written: two probes that were lost are the
+// same.
+func sameSamples(a, b *Run) bool {
+	ofA, errA := json.Marshal(a.Series)
+	ofB, errB := json.Marshal(b.Series)
+	return errA == nil && errB == nil && bytes.Equal(ofA, ofB)
 }
 
 func (d *Document) summary() string {

@@ -79,8 +79,8 @@ type Run struct {
 	Tunnel   Tunnel `json:"tunnel"`
 	// Repetition counts from 1 within scenario, path and tunnel.
 	Repetition int `json:"repetition"`
-	// Seed is what the moments at which flows begin were drawn with. Runs with
-	// the same seed in virtual time are copies of each other.
+	// Seed is what everything random was drawn with. Runs with the same seed in
+	// virtual time are copies of each other, as long as the programs are the same.
 	Seed uint64 `json:"seed,omitempty"`
 	Path Path   `json:"path"`
 	// Duration is how long the load lasted, in seconds.

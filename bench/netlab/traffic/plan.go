@@ -109,9 +109,7 @@ type Plan struct {
 	// so: their packets travel as one heap, behind which everything else waits in
 	// a queue that they share.
 	Stagger time.Duration
-	// Seed is what those moments are drawn with: the same one gives the same. In
-	// virtual time nothing else is left to chance, and plans with the same Seed
-	// are one experiment, not two.
+	// Seed is what those moments are drawn with: the same one gives the same.
 	Seed uint64
 	// Abandon cuts bulk flows off at the end of their load. What had been
 	// received until then counts, to the byte, and nothing counts as lost or
