@@ -66,9 +66,9 @@ Traps
   - TCP flows that share one queue are chaotic: the same experiment gives medians
     that differ by a third. Repeat it, and look at the range. Flows with queues of
     their own repeat within a few percent.
-  - At 100 Mbit/s one queue has two states: in two of three runs the probe waits 8
-    to 13 ms, in the third 17 to 30, and a median of five is of the one that came
-    more often. Five more may be of the other. bench compare then says that the two
+  - At 100 Mbit/s one queue has two states: in half of the runs the probe waits 8 to
+    14 ms, in the others 16 to 34, and a median of five is of the one that came more
+    often. Five more, with other seeds, may be of the other. bench compare then says that the two
     agree, because its interval holds both states, 20 ms apart: that is all that
     five runs can say, and more do not make it narrow while both states are there.
     Look at the range, and at how many runs are in which.
@@ -76,6 +76,9 @@ Traps
     without a tunnel, too. In one run of a hundred the probe does, with a TCP flow
     (4 each way), and waits 3 to 8 ms in it. A median over runs does not feel that,
     a range does.
+  - What is exact keeps step: at 100 Mbit/s and without a tunnel a probe waits 0.06 ms,
+    or 0.18, a packet more, and hardly ever anything between. The median is one or
+    the other, by the run, and their mean would say more.
   - Every scenario is done 5 times (bench run --help). With 5 repetitions or more on
     each side, bench compare says of a difference whether it is one, or whether the
     two agree: chance alone has medians as far apart. With fewer, what it promises
