@@ -34,6 +34,7 @@ type runOptions struct {
 	rates        []string
 	rtt          time.Duration
 	qdisc        string
+	congestion   string
 	ecn, ipv4    bool
 	mtu          int
 	loss         float64
@@ -101,6 +102,7 @@ func (o *runOptions) flags(cmd *cobra.Command) {
 	f.BoolVar(&o.ipv4, "ipv4", false, "outer packets are IPv4")
 	f.IntVar(&o.mtu, "mtu", 0, "MTU of the path in bytes, 0 means 1500")
 	f.Float64Var(&o.loss, "loss", 0, "share of packets that the internet loses each way, 0 to 1")
+	f.StringVar(&o.congestion, "congestion", linuxCongestion, "congestion control of TCP flows, whatever this machine has by default")
 	f.IntSliceVar(&o.flows, "flows", nil, "how many flows, in scenarios that leave it open, 1 to 2000")
 	f.IntSliceVar(&o.ports, "ports", nil, "kiloport with pools of these sizes, such as 1,16,64,256,1024,4096")
 	f.StringSliceVar(&o.cases, "cases", nil, `some of the loads of scenarios in real time, such as "tcp 8 up" (default all)`)

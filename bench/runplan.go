@@ -95,6 +95,9 @@ func (o *runOptions) experiments(s *lab.Scenario, binaries tunnels.Binaries) (al
 	if o.repeat > 0 {
 		repeat = o.repeat
 	}
+	if inLab := !s.RealTime && !o.real && o.kernel != kernelStock; !inLab || o.congestion != linuxCongestion {
+		e.Congestion = o.congestion // the lab kernel has Linux's
+	}
 	flows := o.flows
 	if len(flows) == 0 || s.RealTime {
 		flows = []int{s.Flows}
@@ -136,6 +139,10 @@ func (o *runOptions) paths(s *lab.Scenario) (paths []netlab.Path, err error) {
 	}
 	return paths, nil
 }
+
+// linuxCongestion is what Linux has unless its distributor or administrator decides
+// otherwise, as on some servers.
+const linuxCongestion = "cubic"
 
 // choose are the scenario's cases that were asked for; one without a name where
 // it has none.

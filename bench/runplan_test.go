@@ -213,3 +213,28 @@ func TestBaseline(t *testing.T) {
 		t.Errorf("a baseline that is not measured: %v", err)
 	}
 }
+
+// TestCongestionOfThePlan wants TCP to be Linux's own wherever the kernel is one that
+// somebody may have told otherwise, and what was asked for everywhere.
+func TestCongestionOfThePlan(t *testing.T) {
+	for _, test := range []struct {
+		scenario, kernel, asked, want string
+		real                          bool
+	}{
+		{"rrul_be", kernelLab, linuxCongestion, "", false},
+		{"rrul_be", kernelLab, "bbr", "bbr", false},
+		{"rrul_be", kernelStock, linuxCongestion, linuxCongestion, false},
+		{"rrul_be", kernelLab, linuxCongestion, linuxCongestion, true},
+		{"throughput", kernelLab, linuxCongestion, linuxCongestion, false},
+		{"throughput", kernelLab, "bbr", "bbr", false},
+	} {
+		o := &runOptions{tunnels: []string{"none"}, rates: []string{"20"}, qdisc: "fq_codel", repeat: 1, kernel: test.kernel, congestion: test.asked, real: test.real}
+		plan, err := o.plan([]string{test.scenario})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := plan[0].Congestion; got != test.want {
+			t.Errorf("%+v: %q", test, got)
+		}
+	}
+}

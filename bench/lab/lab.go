@@ -56,6 +56,9 @@ type Experiment struct {
 	Load time.Duration `json:"load_ns"`
 	// Flows is how many flows there are, in scenarios that leave it open.
 	Flows int `json:"flows,omitempty"`
+	// Congestion is the congestion control of TCP flows, but for those of scenarios
+	// that choose one; empty is the kernel's own.
+	Congestion string `json:"congestion,omitempty"`
 	// Repetition counts from 1.
 	Repetition int `json:"repetition"`
 	// Seed is what everything random is drawn with: in virtual time an experiment
@@ -247,6 +250,9 @@ func (b *bench) prepare(ctx context.Context) error {
 		if err := host.Sysctl("net/ipv4/tcp_no_metrics_save", "1"); err != nil {
 			return err
 		}
+		if err := b.congest(host); err != nil {
+			return err
+		}
 	}
 	atA, atB, err := tunnels.Ends(b.Tunnel, b.Binaries, b.Settings)
 	if err != nil {
@@ -265,6 +271,20 @@ func (b *bench) prepare(ctx context.Context) error {
 		return b.tunnel.AwaitLanes(ctx, binary)
 	}
 	return nil
+}
+
+// congest gives a host its congestion control.
+func (b *bench) congest(host *netlab.Node) error {
+	if b.Congestion == "" {
+		return nil
+	}
+	err := host.Sysctl("net/ipv4/tcp_congestion_control", b.Congestion)
+	if err != nil {
+		// Nothing is known where this cannot be read.
+		known, _ := os.ReadFile("/proc/sys/net/ipv4/tcp_available_congestion_control")
+		err = fmt.Errorf("%w: choose another --congestion; this kernel has %s", err, strings.TrimSpace(string(known)))
+	}
+	return err
 }
 
 // native joins the sites' networks without a tunnel. Sites that have no hosts
