@@ -13,7 +13,7 @@ const (
 	transmitBytes = 128 << 10 // and bytes, of which the last packet may be beyond
 	// bulkBurst is how many bytes of a bulk flow follow each other, so that one
 	// system call takes them: less than a super-packet has.
-	bulkBurst    = 16 << 10
+	bulkBurst    = 32 << 10
 	drainPackets = 1024      // read before something must be sent,
 	drainBytes   = 512 << 10 // and bytes
 )
