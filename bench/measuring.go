@@ -59,19 +59,19 @@ Traps
     that a gateway saw is in the report (1514 bytes, or something is wrong).
   - A shaper saves up some of its rate while it has nothing to send. Tunnels of
     one queue, which is empty at times and full at others, wait the less for it:
-    kernel WireGuard at 100 Mbit/s 9 to 31 ms with the 10 ms that are usual here, in
-    half of the runs less than 13, and 30 ms or more with tc's own 1600 bytes
-    (--burst 128us). Flows with queues of their own
-    do not care. The burst is part of the path in every report.
-  - TCP flows that share one queue are chaotic: the same experiment gives medians
-    that differ by a third. Repeat it, and look at the range. Flows with queues of
-    their own repeat within a few percent.
+    kernel WireGuard at 100 Mbit/s 9 to 34 ms with the 10 ms that are usual here, in
+    half of the runs less than 14, and 20 ms or more with tc's own 1600 bytes
+    (--burst 128us). Flows with queues of their own do not care. The burst is part of
+    the path in every report.
+  - TCP flows that share one queue are chaotic: with another seed the same experiment
+    gives medians that differ by a third. Repeat it, and look at the range. Flows with
+    queues of their own repeat within a few percent.
   - At 100 Mbit/s one queue has two states: in half of the runs the probe waits 8 to
     14 ms, in the others 16 to 34, and a median of five is of the one that came more
-    often. Five more, with other seeds, may be of the other. bench compare then says that the two
-    agree, because its interval holds both states, 20 ms apart: that is all that
-    five runs can say, and more do not make it narrow while both states are there.
-    Look at the range, and at how many runs are in which.
+    often. Five more, with other seeds, may be of the other. bench compare then says
+    that the two agree, because its interval holds both states, 20 ms apart: that is
+    all that five runs can say, and more do not make it narrow while both states are
+    there. Look at the range, and at how many runs are in which.
   - Every flow may share one of fq_codel's 1024 queues with another by chance,
     without a tunnel, too. In one run of a hundred the probe does, with a TCP flow
     (4 each way), and waits 3 to 8 ms in it. A median over runs does not feel that,

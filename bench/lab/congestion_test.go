@@ -15,7 +15,11 @@ func TestCongest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { sites.Close() })
+	t.Cleanup(func() {
+		if err := sites.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	host := sites.A.End()
 	has := func() string {
 		var text []byte

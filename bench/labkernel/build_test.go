@@ -197,7 +197,7 @@ func TestBuildErrors(t *testing.T) {
 		}, "these are installed but not where a build looks for them, in PATH and /usr/include: libssl-dev"},
 		{"apt brings no archive", func(f *fakeHost) { f.lacks, f.stays = noSource, noSource }, "the package linux-source-6.12 is installed but has no /usr/src/linux-source-6.12.tar.xz"},
 		{"extraction fails", func(f *fakeHost) { f.fails = "tar" }, "fake failure"},
-		{"strange source", func(f *fakeHost) { f.strange = "drivers/char/random.c" }, "drivers/char/random.c has \"blake2s_update(&input_pool.hash, buf, len);\" 2 times instead of once"},
+		{"strange source", func(f *fakeHost) { f.strange = "drivers/char/random.c" }, "drivers/char/random.c has \"blake2s_update(&input_pool.hash, buf, len);\" 2 times instead of once: install linux-source-6.12 or linux-source-6.1"},
 		{"symbol unknown", func(f *fakeHost) { f.without = "CONFIG_NET_SCH_CAKE" }, "does not take the configuration: CONFIG_NET_SCH_CAKE is n, not y"},
 		{"compilation fails", func(f *fakeHost) { f.fails = "ARCH=um linux" }, "fake failure"},
 	} {

@@ -67,7 +67,7 @@ func (c *change) make(tree string) error {
 		return fmt.Errorf("change the kernel's source: %w", err)
 	}
 	if n := strings.Count(string(text), c.from); n != 1 {
-		return fmt.Errorf("change the kernel's source: %s has %q %d times instead of once: this kernel is too old or too new", c.file, c.from, n)
+		return fmt.Errorf("change the kernel's source: %s has %q %d times instead of once: install %s, which are known to do", c.file, c.from, n, strings.Join(sourcePackages, " or "))
 	}
 	return os.WriteFile(path, []byte(strings.Replace(string(text), c.from, c.to, 1)), 0o644)
 }
