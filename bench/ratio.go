@@ -17,6 +17,7 @@ var ratioColumns = []struct{ metric, head string }{
 	{report.MetricGoodputDown, "goodput down"},
 	{lab.MetricPackets, "packets/s"},
 	{lab.MetricCPUPerGB, "CPU per GB"},
+	{lab.MetricCPUPerPacket, "CPU per packet"},
 	{lab.MetricMemoryA, "memory A"},
 	{lab.MetricMemoryB, "memory B"},
 	{lab.MetricProbeMedian, "probe median"},

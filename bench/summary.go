@@ -22,6 +22,7 @@ var summaryColumns = []struct{ metric, head string }{
 	{lab.MetricAlone, "alone Mbit/s"},
 	{lab.MetricPackets, "packets/s"},
 	{lab.MetricCPUPerGB, "CPU s/GB"},
+	{lab.MetricCPUPerPacket, "CPU us/packet"},
 	{lab.MetricMemoryA, "A MiB"},
 	{lab.MetricMemoryB, "B MiB"},
 	{report.MetricFlowsAlone, "alone %"},

@@ -22,6 +22,9 @@ const (
 	// MetricCPUPerGB is the processor time of both daemons for every 10⁹ bytes
 	// of payload that arrived.
 	MetricCPUPerGB = "daemons_cpu_per_gb_seconds"
+	// MetricCPUPerPacket is that time for every datagram that arrived, or for
+	// every segment that TCP sent, acknowledgements without data as well.
+	MetricCPUPerPacket = "daemons_cpu_per_packet_us"
 	// MetricMemoryA and MetricMemoryB are the most that a site's daemon had
 	// resident at once, since it was started.
 	MetricMemoryA = "daemon_a_memory_peak_mib"
@@ -159,6 +162,7 @@ type filled struct {
 	load     time.Duration
 	bytes    [2]uint64 // of payload that arrived, up and down
 	packets  uint64
+	carried  uint64 // packets, or, if the flows were TCP, all its segments, both ways
 	sent     uint64 // datagrams, 0 if the flows were TCP
 	dropped  uint64 // datagrams that a receiver was too slow for
 	starved  int    // flows that failed, or brought nothing
@@ -183,10 +187,12 @@ func tally(r *traffic.Result, c *loadCase, d time.Duration) *filled {
 		if flow.Kind == traffic.TCPBulk {
 			if flow.TCP != nil {
 				f.packets += uint64(flow.TCP.Delivered)
+				f.carried += uint64(flow.TCP.SegmentsOut) + uint64(flow.TCP.SegmentsIn)
 			}
 			continue
 		}
 		f.packets += got.Received
+		f.carried += got.Received
 		f.sent += got.Sent
 	}
 	return f
@@ -223,7 +229,7 @@ func throughput(ctx context.Context, b *bench) error {
 		return err
 	}
 	f.put(b.run.Metrics)
-	return m.put(b.run.Metrics, f.bytes[0]+f.bytes[1], b.Load)
+	return m.put(b.run.Metrics, f)
 }
 
 // Times of an overload.
@@ -257,7 +263,7 @@ func overload(ctx context.Context, b *bench) error {
 	f.put(b.run.Metrics)
 	b.run.Metrics[MetricAlone] = alone.total()
 	b.run.Metrics["goodput_kept_percent"] = 100 * f.total() / alone.total()
-	if err := m.put(b.run.Metrics, f.bytes[0]+f.bytes[1], b.Load); err != nil {
+	if err := m.put(b.run.Metrics, f); err != nil {
 		return err
 	}
 	return b.putProbe(p.result, f)

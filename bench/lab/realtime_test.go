@@ -19,8 +19,8 @@ func TestMain(m *testing.M) {
 
 func TestTally(t *testing.T) {
 	r := &traffic.Result{SocketDrops: 3, Flows: []traffic.Flow{
-		{Group: 0, Kind: traffic.TCPBulk, Up: traffic.Direction{Bytes: 1000}, TCP: &traffic.TCPInfo{Delivered: 5}},
-		{Group: 1, Kind: traffic.TCPBulk, Down: traffic.Direction{Bytes: 200}, TCP: &traffic.TCPInfo{Delivered: 7}},
+		{Group: 0, Kind: traffic.TCPBulk, Up: traffic.Direction{Bytes: 1000}, TCP: &traffic.TCPInfo{Delivered: 5, SegmentsOut: 6, SegmentsIn: 3}},
+		{Group: 1, Kind: traffic.TCPBulk, Down: traffic.Direction{Bytes: 200}, TCP: &traffic.TCPInfo{Delivered: 7, SegmentsOut: 8, SegmentsIn: 4}},
 		{Group: 2, Kind: traffic.UDPStream, Up: traffic.Direction{Bytes: 30, Received: 8, Sent: 10}},
 		{Group: 0, Kind: traffic.TCPBulk, Error: "connection reset by peer"},
 	}}
@@ -33,7 +33,7 @@ func TestTally(t *testing.T) {
 		{true, 200, 1030}, // the client is at site B
 	} {
 		f := tally(r, &loadCase{groups: groups, down: test.down}, 2*time.Second)
-		if f.bytes != [2]uint64{test.up, test.back} || f.packets != 20 || f.sent != 10 || f.dropped != 3 || f.starved != 1 {
+		if f.bytes != [2]uint64{test.up, test.back} || f.packets != 20 || f.carried != 29 || f.sent != 10 || f.dropped != 3 || f.starved != 1 {
 			t.Errorf("down %v: %+v", test.down, f)
 		}
 		if got := f.total(); got != 1230*8/2/1e6 {
@@ -73,7 +73,7 @@ func TestThroughput(t *testing.T) {
 	if run.Scenario != "throughput tcp 64 both" || run.Path.String() != "no bottleneck" {
 		t.Errorf("%s, %s", run.Scenario, run.Path)
 	}
-	positive(t, run, report.MetricGoodputUp, report.MetricGoodputDown, MetricPackets, MetricCPUPerGB, MetricMemoryA, MetricMemoryB)
+	positive(t, run, report.MetricGoodputUp, report.MetricGoodputDown, MetricPackets, MetricCPUPerGB, MetricCPUPerPacket, MetricMemoryA, MetricMemoryB)
 }
 
 // TestOverload does the same with kiloport, which goes to the background.
@@ -82,7 +82,7 @@ func TestOverload(t *testing.T) {
 		Scenario: "overload", Case: "udp down", Tunnel: "kiloport", Load: time.Second,
 		Binaries: tunnels.Binaries{Kiloport: build(t, "kiloport", "kiloport/cmd/kiloport")},
 	})
-	positive(t, run, report.MetricGoodputDown, MetricAlone, MetricPackets, MetricCPUPerGB, MetricMemoryA, MetricMemoryB)
+	positive(t, run, report.MetricGoodputDown, MetricAlone, MetricPackets, MetricCPUPerGB, MetricCPUPerPacket, MetricMemoryA, MetricMemoryB)
 	figures := report.Figures(*run)
 	lost, ok := figures[report.MetricLost]
 	if !ok || lost < 0 || lost > 100 {

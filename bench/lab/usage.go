@@ -170,8 +170,8 @@ func (m *meter) read() (both [2]usage, err error) {
 	return both, nil
 }
 
-// put adds the metrics of a load that brought so many bytes in a time.
-func (m *meter) put(metrics map[string]float64, bytes uint64, load time.Duration) error {
+// put adds the metrics of what a load cost.
+func (m *meter) put(metrics map[string]float64, f *filled) error {
 	if m == nil {
 		return nil
 	}
@@ -185,9 +185,12 @@ func (m *meter) put(metrics map[string]float64, bytes uint64, load time.Duration
 		metrics[names[1]] = float64(after[i].unread - m.before[i].unread)
 		cpu += after[i].cpu - m.before[i].cpu
 	}
-	metrics["daemons_cpu_percent"] = 100 * cpu.Seconds() / load.Seconds()
-	if bytes > 0 {
+	metrics["daemons_cpu_percent"] = 100 * cpu.Seconds() / f.load.Seconds()
+	if bytes := f.bytes[0] + f.bytes[1]; bytes > 0 {
 		metrics[MetricCPUPerGB] = cpu.Seconds() / (float64(bytes) / 1e9)
+	}
+	if f.carried > 0 {
+		metrics[MetricCPUPerPacket] = cpu.Seconds() * 1e6 / float64(f.carried)
 	}
 	return nil
 }

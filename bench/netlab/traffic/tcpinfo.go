@@ -18,6 +18,9 @@ type TCPInfo struct {
 	// connection was opened: sent again, acknowledged, acknowledged with a
 	// congestion mark (ECN).
 	Retransmits, Delivered, DeliveredCE uint32
+	// SegmentsOut and SegmentsIn count what the socket sent and received since
+	// then, acknowledgements without data as well.
+	SegmentsOut, SegmentsIn uint32
 	// Duplicates counts segments that were sent again for nothing, as the
 	// receiver said (DSACK, RFC 2883), Reorderings how often segments were seen
 	// to have overtaken each other.
@@ -42,6 +45,7 @@ func tcpInfo(conn *net.TCPConn) *TCPInfo {
 		}
 		t = &TCPInfo{
 			Congestion: name, Retransmits: info.Total_retrans, Delivered: info.Delivered, DeliveredCE: info.Delivered_ce,
+			SegmentsOut: info.Segs_out, SegmentsIn: info.Segs_in,
 			Duplicates: info.Dsack_dups, Reorderings: info.Reord_seen,
 			RTT: microseconds(info.Rtt), MinRTT: microseconds(info.Min_rtt), Cwnd: info.Snd_cwnd,
 		}
