@@ -151,14 +151,20 @@ const (
 
 var classNames = map[uint8]string{0: "", classCS1: "CS1", classCS5: "CS5", classEF: "EF"}
 
-const probeSize = 100 // bytes of payload
+const (
+	probeSize = 100 // bytes of payload
+	// probeJitter is how much later than its beat a probe may be sent: a round trip
+	// has the length of an interval, and whatever comes around once in a round trip,
+	// as the acknowledgements of a full window do, would meet each probe alike.
+	probeJitter = 10 * time.Millisecond
+)
 
 // probes are the sparse flows whose round trips are the result: they begin
 // before the load.
 func (b *bench) probes() []traffic.Group {
 	return []traffic.Group{
-		{Kind: traffic.UDPEcho, Count: 1, To: b.to(), Interval: 20 * time.Millisecond, Size: probeSize},
-		{Kind: traffic.ICMPEcho, Count: 1, To: b.to(), Interval: 200 * time.Millisecond, Size: 56},
+		{Kind: traffic.UDPEcho, Count: 1, To: b.to(), Interval: 20 * time.Millisecond, Jitter: probeJitter, Size: probeSize},
+		{Kind: traffic.ICMPEcho, Count: 1, To: b.to(), Interval: 200 * time.Millisecond, Jitter: probeJitter, Size: 56},
 	}
 }
 
@@ -173,7 +179,7 @@ func (b *bench) bulk(each int, tos uint8) []traffic.Group {
 func rrul(b *bench) []traffic.Group {
 	groups := b.probes()
 	for _, class := range []uint8{classCS1, classEF} {
-		groups = append(groups, traffic.Group{Kind: traffic.UDPEcho, Count: 1, To: b.to(), Interval: 200 * time.Millisecond, Size: probeSize, TOS: class})
+		groups = append(groups, traffic.Group{Kind: traffic.UDPEcho, Count: 1, To: b.to(), Interval: 200 * time.Millisecond, Jitter: probeJitter, Size: probeSize, TOS: class})
 	}
 	for _, class := range []uint8{0, classCS1, classCS5, classEF} {
 		groups = append(groups, b.bulk(1, class)...)

@@ -43,11 +43,12 @@ type datagramFlow struct {
 	rtt     samples
 	from    int64 // when the load began
 	probes  probeLog
+	seed    uint64 // of the jitter
 }
 
 func newDatagramFlow(p *Plan, g *Group, h header, clock func() int64, floods *floodRota) *datagramFlow {
 	return &datagramFlow{
-		group: g, floods: floods, header: h, clock: clock, asker: newAsker(askAgain), done: make(chan struct{}),
+		group: g, seed: p.Seed, floods: floods, header: h, clock: clock, asker: newAsker(askAgain), done: make(chan struct{}),
 		probes: probeLog{on: p.Series && g.Kind.echoes(), patience: min(p.Linger, latest)},
 	}
 }
@@ -129,8 +130,15 @@ func (f *datagramFlow) load(_ context.Context, w window) error {
 		return f.flood(u, h, w)
 	}
 	b := make([]byte, f.group.Size)
-	pace := pacer{next: w.start, interval: f.group.Interval}
-	for f.sent < maxNumber && pace.wait(w.end) {
+	wait, done, err := f.beat(w)
+	if err != nil {
+		return err
+	}
+	defer done()
+	for f.sent < maxNumber {
+		if more, err := wait(w.end); err != nil || !more {
+			return err
+		}
 		h.number, h.time = f.sent, f.clock()
 		h.put(b)
 		f.mu.Lock()
@@ -142,6 +150,19 @@ func (f *datagramFlow) load(_ context.Context, w window) error {
 		f.sent++
 	}
 	return nil
+}
+
+// beat returns what waits for the moment of each datagram, and what ends that.
+func (f *datagramFlow) beat(w window) (wait func(end time.Time) (bool, error), done func(), err error) {
+	p := pacer{next: w.start, interval: f.group.Interval}
+	if f.group.Jitter == 0 {
+		return func(end time.Time) (bool, error) { return p.wait(end), nil }, func() {}, nil
+	}
+	j, err := newJitterer(p, f.group, f.seed, uint64(f.header.flow))
+	if err != nil {
+		return nil, nil, err
+	}
+	return j.wait, j.alarm.close, nil
 }
 
 // latest is how late an answer may come. A plan may linger for longer, for the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 )
 
@@ -22,6 +23,38 @@ func (p *pacer) wait(end time.Time) bool {
 	time.Sleep(time.Until(p.next))
 	p.next = p.next.Add(p.interval)
 	return true
+}
+
+// A jitterer is a pacer that sends a random time after each beat, and exactly then.
+type jitterer struct {
+	pacer
+	alarm  *alarm
+	random *rand.Rand
+	jitter time.Duration // most that the random time may be
+}
+
+func newJitterer(p pacer, g *Group, seed, flow uint64) (*jitterer, error) {
+	a, err := newAlarm()
+	if err != nil {
+		return nil, err
+	}
+	return &jitterer{p, a, rand.New(rand.NewPCG(seed, flow)), g.Jitter}, nil
+}
+
+// wait sleeps until the next moment; false means that the end comes before it.
+func (j *jitterer) wait(end time.Time) (bool, error) {
+	at := j.moment()
+	if !at.Before(end) || !time.Now().Before(end) {
+		return false, nil
+	}
+	return true, j.alarm.sleep(time.Until(at))
+}
+
+// moment is a random one after the next beat, and goes on to the beat after that.
+func (j *jitterer) moment() time.Time {
+	at := j.next.Add(time.Duration(j.random.Int64N(int64(j.jitter))))
+	j.next = j.next.Add(j.interval)
+	return at
 }
 
 // sleep waits for d or until ctx ends.

@@ -65,6 +65,12 @@ type Group struct {
 	// 100 ms, except for TCPBurst, where it means 1 s, and for UDPStream,
 	// where it means without a pause (but see [Plan.Virtual]).
 	Interval time.Duration
+	// Jitter, at most Interval, delays each datagram of an echo by a random time
+	// less than it, drawn with [Plan.Seed]. What beats as regularly as the load,
+	// whose packets come around once in a round-trip time, meets the queue in the
+	// same state each time: what it finds is no sample of what others find
+	// (RFC 2330, section 11.1).
+	Jitter time.Duration
 	// Start and Stop bound the group's part of the load, counted from the
 	// start of the whole load; a Stop of 0 means to the end of it. The flows of
 	// a group start evenly apart in an interval, bulk flows by [Plan.Stagger].
@@ -109,7 +115,8 @@ type Plan struct {
 	// so: their packets travel as one heap, behind which everything else waits in
 	// a queue that they share.
 	Stagger time.Duration
-	// Seed is what those moments are drawn with: the same one gives the same.
+	// Seed is what those moments and [Group.Jitter] are drawn with: the same one
+	// gives the same.
 	Seed uint64
 	// Abandon cuts bulk flows off at the end of their load. What had been
 	// received until then counts, to the byte, and nothing counts as lost or
@@ -229,6 +236,12 @@ func (g *Group) checkCongestion() error {
 // checkTimes checks the group's part of the load of plan p.
 func (g *Group) checkTimes(p *Plan) error {
 	stop := g.stop(p.Duration)
+	switch {
+	case g.Jitter < 0 || g.Jitter > g.Interval:
+		return fmt.Errorf("jitter %v is not within 0 and the interval of %v", g.Jitter, g.Interval)
+	case g.Jitter > 0 && g.Kind != UDPEcho && g.Kind != ICMPEcho:
+		return fmt.Errorf("jitter %v for %s: only the datagrams of echoes have one", g.Jitter, g.Kind)
+	}
 	if (g.Start != 0 || g.Stop != 0) && (g.Start < 0 || g.Start >= stop || stop > p.Duration) {
 		return fmt.Errorf("a load from %v to %v does not fit into one of %v", g.Start, stop, p.Duration)
 	}

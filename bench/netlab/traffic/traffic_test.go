@@ -23,7 +23,7 @@ func TestEveryKindArrivesIntact(t *testing.T) {
 		plan := traffic.Plan{
 			Duration: 300 * time.Millisecond, IdleProbes: 5,
 			Groups: []traffic.Group{
-				{Kind: traffic.UDPEcho, Count: 20, To: to, Interval: 10 * time.Millisecond},
+				{Kind: traffic.UDPEcho, Count: 20, To: to, Interval: 10 * time.Millisecond, Jitter: 10 * time.Millisecond},
 				{Kind: traffic.UDPStream, Count: 5, To: to, Interval: time.Millisecond, Size: 1000},
 				{Kind: traffic.TCPEcho, Count: 20, To: to, Interval: 20 * time.Millisecond},
 				{Kind: traffic.TCPBulk, Count: 2, To: to},
@@ -197,6 +197,9 @@ func TestPlansThatMakeNoSense(t *testing.T) {
 		{"from 1s to 1s", lasting(traffic.Group{Kind: traffic.UDPEcho, Start: time.Second})},
 		{"from 0s to 2s", lasting(traffic.Group{Kind: traffic.UDPEcho, Stop: 2 * time.Second})},
 		{"from -1s to 1s", lasting(traffic.Group{Kind: traffic.UDPEcho, Start: -time.Second})},
+		{"jitter 200ms is not within 0 and the interval of 100ms", lasting(traffic.Group{Kind: traffic.UDPEcho, Jitter: 200 * time.Millisecond})},
+		{"jitter -1ns is not", lasting(traffic.Group{Kind: traffic.ICMPEcho, Jitter: -1})},
+		{"jitter 1ns for tcp-echo", lasting(traffic.Group{Kind: traffic.TCPEcho, Jitter: 1})},
 		{"which has none", lasting(traffic.Group{Kind: traffic.UDPEcho, Congestion: "reno"})},
 		{"longer than 15 bytes", lasting(traffic.Group{Kind: traffic.TCPBulk, Congestion: "sixteen-letters-"})},
 		{"bins of 1ns", traffic.Plan{Duration: time.Second, Bin: 1, Groups: []traffic.Group{{Kind: traffic.UDPEcho, Count: 1, To: to}}}},
