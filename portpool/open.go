@@ -93,7 +93,7 @@ func newSocket(conn *net.UDPConn, cfg SocketConfig, v4only bool) (s *UDPSocket, 
 	}
 	s.shared.settle()
 	s.port = uint16(s.conn.LocalAddr().(*net.UDPAddr).Port)
-	s.readable, s.poll = s.read, func(fd uintptr) { s.read(fd) }
+	s.readable, s.poll, s.doze = s.read, func(fd uintptr) { s.read(fd) }, s.rawPoll
 	if s.raw, err = s.conn.SyscallConn(); err == nil {
 		err = s.configure(cfg)
 	}

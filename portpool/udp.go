@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,6 +33,8 @@ type UDPSocket struct {
 	receiving sync.Mutex
 	readable  func(fd uintptr) (done bool)
 	poll      func(fd uintptr)
+	doze      func(fd uintptr)
+	most      time.Duration // that it dozes
 	in        []Message
 	lent      *Buffers // if in is borrowed from there
 	got       int
@@ -112,6 +116,11 @@ func (s *UDPSocket) Receive(ms []Message) (n int, err error) {
 type Poller interface {
 	// Poll is Receive, but gives 0 where nothing has arrived.
 	Poll(ms []Message) (n int, err error)
+	// Doze waits until something has arrived, or for d, or less: within a system
+	// call of which the Go scheduler is not told, so it has one processor less
+	// meanwhile. Let d be milliseconds. The error is [net.ErrClosed] after Close,
+	// which waits for it.
+	Doze(d time.Duration) error
 }
 
 // Poll implements [Poller].
@@ -125,6 +134,27 @@ func (s *UDPSocket) Poll(ms []Message) (n int, err error) {
 	err = s.raw.Control(s.poll)
 	s.in = nil
 	return s.received(err)
+}
+
+// Doze implements [Poller].
+func (s *UDPSocket) Doze(d time.Duration) error {
+	if s.noRead {
+		return ErrSendOnly
+	}
+	s.receiving.Lock()
+	defer s.receiving.Unlock()
+	s.most = max(d, 0)
+	if err := s.raw.Control(s.doze); err != nil {
+		return closedOr("wait for udp socket", err)
+	}
+	return nil
+}
+
+// rawPoll waits; what it saw, the next Poll tells.
+func (s *UDPSocket) rawPoll(fd uintptr) {
+	fds := unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
+	most := unix.NsecToTimespec(int64(s.most))
+	_, _, _ = unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fds)), 1, uintptr(unsafe.Pointer(&most)), 0, 0, 0)
 }
 
 // received is the result of having read.

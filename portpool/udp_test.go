@@ -122,6 +122,40 @@ func TestPoll(t *testing.T) {
 	}
 }
 
+// Doze waits for what arrives, and no longer than it was told to.
+func TestDoze(t *testing.T) {
+	ns := newNamespace(t)
+	a, b := ns.open(t, SocketConfig{}), ns.open(t, SocketConfig{})
+	ms := []Message{{Buf: make([]byte, 100)}}
+	if err := b.Doze(time.Millisecond); err != nil {
+		t.Errorf("for nothing: %v", err)
+	}
+	arrived := make(chan error)
+	go func() {
+		for {
+			err := b.Doze(time.Hour)
+			if n, _ := b.Poll(ms); n > 0 || err != nil { // it may end sooner, by a signal
+				arrived <- err
+				return
+			}
+		}
+	}()
+	mustSend(t, a, Message{Buf: []byte("one"), Addr: addrPort("::1", b.Port())})
+	if err := <-arrived; err != nil {
+		t.Errorf("for one: %v", err)
+	}
+	if err := ns.open(t, SocketConfig{SendOnly: true}).Doze(time.Hour); err != ErrSendOnly {
+		t.Errorf("for a socket to send on: %v", err)
+	}
+	b.Close()
+	if err := b.Doze(time.Hour); err != net.ErrClosed {
+		t.Errorf("closed: %v", err)
+	}
+	if n := testing.AllocsPerRun(100, func() { _ = a.Doze(time.Microsecond) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
 func TestOpenWhereIPv6IsDisabled(t *testing.T) {
 	ns := newNamespace(t)
 	ns.do(t, func() error { return writeSysctl("net/ipv6/conf/all/disable_ipv6", "1") })

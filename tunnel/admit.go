@@ -36,20 +36,20 @@ func newAdmission(secret [xxhashStripe]byte, size int) admission {
 }
 
 // decide gives how many datagrams of each message are to be refused, from the first
-// on, nil if none is.
-func (a *admission) decide(now, wall int64, messages []portpool.Message) []queue.Arrival {
+// on, nil if none is. full says that the socket had no room for others.
+func (a *admission) decide(now, wall int64, messages []portpool.Message) (refused []queue.Arrival, full bool) {
 	sojourn, full := a.sojourn(wall, messages)
 	if a.law.Calm(now, sojourn, full) {
-		return nil
+		return nil, full
 	}
 	batch := a.arrivals[:len(messages)]
 	for i := range messages {
 		batch[i] = a.arrival(&messages[i])
 	}
 	if a.law.Decide(now, sojourn, full, batch) == 0 {
-		return nil
+		return nil, full
 	}
-	return batch
+	return batch, full
 }
 
 // sojourn is how long the oldest message has waited, ns; full says that there was no

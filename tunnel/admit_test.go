@@ -68,11 +68,17 @@ func TestOverloadRefusesTheFlood(t *testing.T) {
 	if n := o.refused(); n != 0 {
 		t.Fatalf("%d datagrams refused that have waited for a processor alone", n)
 	}
+	if at := o.b.device.urgency.lostAt.Load(); at != 0 {
+		t.Fatalf("something was lost at %d", at)
+	}
 	o.refusing = true
 	const rounds = 200
 	packets, bytes := o.out.packets, o.out.bytes
 	for range rounds {
 		o.round(20 * time.Millisecond)
+	}
+	if at, now := o.b.device.urgency.lostAt.Load(), o.b.clock.Now(); at != now {
+		t.Errorf("urgency was told of a loss at %d, now is %d", at, now)
 	}
 	refused := int(o.refused())
 	if refused < rounds*perRound/10 || refused > rounds*perRound*98/100 {

@@ -68,7 +68,7 @@ func (n *memNet) open(host netip.Addr, port uint16) (*memSocket, error) {
 	if n.ports[at] != nil {
 		return nil, fmt.Errorf("open %v: %w", at, syscall.EADDRINUSE)
 	}
-	s := &memSocket{net: n, at: at, queue: make(chan memDatagram, n.depth), closed: make(chan struct{})}
+	s := &memSocket{net: n, at: at, queue: make(chan memDatagram, n.depth), first: make(chan memDatagram, 1), closed: make(chan struct{})}
 	n.ports[at] = s
 	return s, nil
 }
@@ -149,6 +149,7 @@ type memSocket struct {
 	net    *memNet
 	at     netip.AddrPort
 	queue  chan memDatagram
+	first  chan memDatagram // what Doze has seen
 	once   sync.Once
 	closed chan struct{}
 }
@@ -189,6 +190,9 @@ func (s *memSocket) Send(ms []portpool.Message) (int, error) {
 }
 
 func (s *memSocket) Receive(ms []portpool.Message) (n int, err error) {
+	if n, err = s.Poll(ms); n > 0 || err != nil {
+		return n, err
+	}
 	select {
 	case <-s.closed:
 		return 0, net.ErrClosed
@@ -201,6 +205,12 @@ func (s *memSocket) Receive(ms []portpool.Message) (n int, err error) {
 
 // Poll implements portpool.Poller.
 func (s *memSocket) Poll(ms []portpool.Message) (n int, err error) {
+	select {
+	case d := <-s.first:
+		d.fill(&ms[0])
+		n++
+	default:
+	}
 	for ; n < len(ms); n++ {
 		select {
 		case d := <-s.queue:
@@ -215,6 +225,21 @@ func (s *memSocket) Poll(ms []portpool.Message) (n int, err error) {
 		}
 	}
 	return n, nil
+}
+
+// Doze implements portpool.Poller.
+func (s *memSocket) Doze(d time.Duration) error {
+	if len(s.first) > 0 {
+		return nil
+	}
+	select {
+	case <-s.closed:
+		return net.ErrClosed
+	case d := <-s.queue:
+		s.first <- d
+	case <-time.After(d):
+	}
+	return nil
 }
 
 // ReceiveShared implements portpool.SharedReceiver.

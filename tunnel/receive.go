@@ -87,12 +87,12 @@ func (r *receiver) run(socket portpool.Socket) {
 // take waits for datagrams: in naps, where it is urgent.
 func (r *receiver) take(socket portpool.Socket) (int, error) {
 	poller, ok := socket.(portpool.Poller)
-	for ok && r.priority.urgent() {
+	for vain := false; ok && r.priority.urgent(); vain = true {
 		r.priority.breathe(r.now)
 		if n, err := poller.Poll(r.messages); n > 0 || err != nil {
 			return n, err
 		}
-		r.priority.nap(napFor)
+		r.priority.rest(vain, poller)
 	}
 	return socket.Receive(r.messages)
 }
@@ -112,7 +112,10 @@ func (r *receiver) receive(messages []portpool.Message) {
 	r.now = r.device.clock.Now()
 	r.batch++
 	r.device.urgency.packets()
-	refused := r.admission.decide(r.now, r.device.clock.Wall().UnixNano(), messages)
+	refused, full := r.admission.decide(r.now, r.device.clock.Wall().UnixNano(), messages)
+	if refused != nil || full {
+		r.device.urgency.lost(r.now)
+	}
 	bytes := 0
 	for i := range messages {
 		m := &messages[i]

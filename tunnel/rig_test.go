@@ -69,6 +69,8 @@ func (m *memTUN) Await(d time.Duration) error {
 	return nil
 }
 
+func (m *memTUN) Doze(d time.Duration) error { return m.Await(d) }
+
 func (m *memTUN) TryRead(buf []byte) (tun.Header, int, error) {
 	if next := m.endless.Load(); next != nil {
 		if m.given = !m.given; m.given {

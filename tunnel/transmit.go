@@ -105,7 +105,7 @@ func (t *transmitter) fill() error {
 }
 
 // first reads the first packet of a round, and waits for it if there is nothing else
-// to do: in naps, where it is urgent.
+// to do: resting, where it is urgent.
 func (t *transmitter) first() (tun.Header, int, error) {
 	urgent := t.priority.urgent()
 	// Also if nothing waits: flows that wait for their acknowledgements may always
@@ -114,11 +114,11 @@ func (t *transmitter) first() (tun.Header, int, error) {
 	if t.waiting() {
 		return t.read(false)
 	}
-	for ; urgent; urgent = t.priority.urgent() {
+	for vain := false; urgent; urgent, vain = t.priority.urgent(), true {
 		if header, size, err := t.read(false); size > 0 || err != nil {
 			return header, size, err
 		}
-		t.priority.nap(napFor)
+		t.priority.rest(vain, t.tun)
 	}
 	return t.read(true)
 }
@@ -172,6 +172,8 @@ func (t *transmitter) queueDrop(pkt *packet, reason queue.DropReason) {
 	drop := dropOverlimit
 	if reason == queue.DropCoDel {
 		drop = dropCoDel
+	} else {
+		t.device.urgency.lost(t.now)
 	}
 	pkt.peer.drops.add(drop)
 	t.droppedFromQueue(pkt)

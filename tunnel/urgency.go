@@ -9,8 +9,9 @@ import (
 
 // Scheduler is what makes threads go before others, such as realtime.System.
 type Scheduler interface {
-	// First puts all threads before those of other programs, on condition that
-	// n goroutines wait in Nap only, until Last. It is called again and again.
+	// First puts all threads before those of other programs, on condition that n
+	// goroutines wait in Nap only, or in another system call that the Go scheduler
+	// is not told of, until Last. It is called again and again.
 	First(n int) error
 	Last() error
 	// Nap sleeps for d at most.
@@ -41,10 +42,13 @@ const (
 	leastHold = 10 * time.Second
 	mostHold  = 2 * time.Minute
 
-	// napFor is how long a worker that goes first sleeps when it has nothing to do. Of
-	// the four workers that a round trip meets each adds half of it; with less,
-	// fewer packets share a wake-up and a system call.
+	// napFor is how long a worker that goes first sleeps when it has nothing more to
+	// do. Of the four workers that a round trip meets those that are busy add half of
+	// it each; with less, fewer packets share a wake-up and a system call.
 	napFor = 500 * time.Microsecond
+	// longestDoze is for how long a worker that has napped in vain waits for something
+	// to come before it looks whether it is still urgent.
+	longestDoze = 5 * time.Millisecond
 	// longestRun is for how long a worker that goes first works before it naps although
 	// there is more to do: a quarter of a processor is left to others.
 	longestRun = 1500 * time.Microsecond
@@ -52,8 +56,12 @@ const (
 
 // A need is the decision whether workers are to go before ordinary threads: they
 // are while processors are short and somebody waits for packets who does not send
-// more than the tunnel carries. What is only bulk is carried fastest by a daemon
-// that waits for its turn, and then finds more to do.
+// more than the tunnel carries, or packets are lost because a worker did not come to
+// take them. What is only bulk, and slows down, is carried fastest by a daemon that
+// waits for its turn, and then finds more to do. What does not slow down takes the
+// time from those who are to carry it: of a flood of one flow, from end to end on two
+// processors, a third to two thirds were lost, most of it after it had been sealed and
+// sent. If both daemons go first 2 % are, and half as much again arrives.
 type need struct {
 	urgent      bool
 	since       int64         // when urgent changed
@@ -65,8 +73,8 @@ type need struct {
 }
 
 // decide is told how long threads have run and waited up to now, and when a packet of a
-// sparse flow came last, 0 for never. What came before processors were short, has not
-// waited for one.
+// sparse flow came last, or one was lost, 0 for never. What came before processors were
+// short, has not waited for one.
 func (n *need) decide(now int64, ran, waited time.Duration, seen int64) (urgent bool) {
 	elapsed := time.Duration(now - n.at)
 	r, w := ran-n.ran, waited-n.waited // less than 0 if a thread has ended
@@ -102,9 +110,10 @@ type urgency struct {
 	device    *Device
 	scheduler Scheduler // nil: never urgent
 
-	now    atomic.Bool // workers are to go before others
-	passed atomic.Bool // packets, since the last decision
-	asleep atomic.Bool // nothing decides, as nothing passes
+	now    atomic.Bool  // workers are to go before others
+	passed atomic.Bool  // packets, since the last decision
+	asleep atomic.Bool  // nothing decides, as nothing passes
+	lostAt atomic.Int64 // when a packet was lost last, as a worker came too late for it
 
 	mu     sync.Mutex
 	need   need
@@ -133,6 +142,9 @@ func (u *urgency) packets() {
 	}
 }
 
+// lost is told that a queue or a socket was full.
+func (u *urgency) lost(now int64) { u.lostAt.Store(now) }
+
 func (u *urgency) start() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -160,7 +172,7 @@ func (u *urgency) decide() {
 	passed := u.passed.Swap(false)
 	now := u.device.clock.Now()
 	before := u.need.urgent
-	urgent := u.need.decide(now, ran, waited, u.device.sparseSeen())
+	urgent := u.need.decide(now, ran, waited, max(u.device.sparseSeen(), u.lostAt.Load()))
 	if urgent != before {
 		u.since = u.device.clock.Wall()
 	}
@@ -255,6 +267,22 @@ func (p *priority) urgent() bool {
 // nap sleeps for a moment, or for d if that is less.
 func (p *priority) nap(d time.Duration) {
 	p.urgency.scheduler.Nap(min(d, napFor))
+	p.rested = p.urgency.device.clock.Now()
+}
+
+// A dozer is what a worker waits for, such as a portpool.Poller or a tun.Queue.
+type dozer interface {
+	Doze(d time.Duration) error
+}
+
+// rest is what a worker does that has found nothing to do: it naps, so that more
+// gathers; in vain if it still finds nothing, and then it dozes until something comes.
+func (p *priority) rest(vain bool, d dozer) {
+	if !vain {
+		p.nap(napFor)
+		return
+	}
+	_ = d.Doze(longestDoze) // what is wrong, the next look tells
 	p.rested = p.urgency.device.clock.Now()
 }
 

@@ -29,6 +29,7 @@ type written struct {
 func (r *recorder) Read([]byte) (tun.Header, int, error)    { return tun.Header{}, 0, nil }
 func (r *recorder) TryRead([]byte) (tun.Header, int, error) { return tun.Header{}, 0, nil }
 func (r *recorder) Await(time.Duration) error               { return nil }
+func (r *recorder) Doze(time.Duration) error                { return nil }
 func (r *recorder) Write(h tun.Header, buf []byte, more [][]byte) error {
 	if r.err != nil {
 		return r.err

@@ -155,14 +155,21 @@ func contract(t *testing.T, h host, o tun.Options) {
 			t.Errorf("read %q, want %q", got, want)
 		}
 	}
-	waiting := make(chan error)
-	go func() { waiting <- q.Await(time.Hour) }()
-	h.inject([]byte("wake up"))
-	if err := <-waiting; err != nil {
-		t.Errorf("await: %v", err)
-	}
-	if _, n, err := q.TryRead(buf); n == 0 || err != nil {
-		t.Errorf("what was waited for: %d, %v", n, err)
+	for _, wait := range []func(time.Duration) error{q.Await, q.Doze} {
+		waiting := make(chan error)
+		go func() {
+			for {
+				err := wait(time.Hour)
+				if _, n, _ := q.TryRead(buf); n > 0 || err != nil { // it may end sooner, by a signal
+					waiting <- err
+					return
+				}
+			}
+		}()
+		h.inject([]byte("wake up"))
+		if err := <-waiting; err != nil {
+			t.Errorf("wait for a packet: %v", err)
+		}
 	}
 	if _, _, err := q.TryRead(buf[:tun.Headroom]); err == nil {
 		t.Error("a buffer without room")
@@ -212,6 +219,9 @@ func contract(t *testing.T, h host, o tun.Options) {
 	if err := q.Await(time.Hour); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("await: %v", err)
 	}
+	if err := q.Doze(time.Hour); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("doze: %v", err)
+	}
 	if err := q.Write(tun.Header{}, room(packet), nil); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("write: %v", err)
 	}
@@ -223,11 +233,14 @@ func contract(t *testing.T, h host, o tun.Options) {
 	}
 }
 
-// awaits wants a wait to end, early or not.
+// awaits wants both kinds of wait to end, early or not.
 func awaits(t *testing.T, q tun.Queue, d time.Duration) {
 	t.Helper()
 	if err := q.Await(d); err != nil {
 		t.Errorf("await: %v", err)
+	}
+	if err := q.Doze(d); err != nil {
+		t.Errorf("doze: %v", err)
 	}
 }
 

@@ -122,7 +122,14 @@ func (q *queue) Read(buf []byte) (Header, int, error) {
 func (q *queue) Await(d time.Duration) error {
 	q.waiting.Lock()
 	defer q.waiting.Unlock()
-	return q.awaiter.await(d)
+	return q.awaiter.await(d, q.awaiter.wait)
+}
+
+// Doze is Queue's.
+func (q *queue) Doze(d time.Duration) error {
+	q.waiting.Lock()
+	defer q.waiting.Unlock()
+	return q.awaiter.await(d, q.awaiter.doze)
 }
 
 // lastRead tells why the poller refused: as a rule because the queue is closed.

@@ -157,7 +157,14 @@ func (r *rings) Read(buf []byte) (Header, int, error) {
 func (r *rings) Await(d time.Duration) error {
 	r.reading.Lock()
 	defer r.reading.Unlock()
-	return r.awaiter.await(d)
+	return r.awaiter.await(d, r.awaiter.wait)
+}
+
+// Doze is Queue's.
+func (r *rings) Doze(d time.Duration) error {
+	r.reading.Lock()
+	defer r.reading.Unlock()
+	return r.awaiter.await(d, r.awaiter.doze)
 }
 
 // lastRead gives what is left when waiting is over: the link was deleted, or the

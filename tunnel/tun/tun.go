@@ -91,6 +91,11 @@ type Queue interface {
 	// error is [os.ErrClosed] after Close.
 	Await(d time.Duration) error
 
+	// Doze is Await, but the Go scheduler is not told, and has one processor less
+	// meanwhile: for a goroutine that must not come back to it, see package
+	// realtime, and no more than milliseconds.
+	Doze(d time.Duration) error
+
 	// Write hands an IPv4 or IPv6 packet to the host: buf[Headroom:], and after
 	// it the bytes of more, up to [MaxPieces] pieces. It may change
 	// buf[:Headroom]. Errors are [ErrLinkDown], [ErrMalformed], [ErrOffload],

@@ -35,6 +35,9 @@ func (q *fakeQueue) Read(buf []byte) (tun.Header, int, error) {
 	}
 }
 
+// Doze is [tun.Queue]'s.
+func (q *fakeQueue) Doze(d time.Duration) error { return q.Await(d) }
+
 // Await is [tun.Queue]'s. One goroutine at a time may wait.
 func (q *fakeQueue) Await(d time.Duration) error {
 	if q.fake.isClosed() {
