@@ -11,8 +11,8 @@ func newMeasuring() *cobra.Command {
 
 const measuring = `What is measured
 
-A sparse flow, a datagram of 100 bytes every 20 ms, crosses the tunnel beside a
-load that fills the line. The figure is what the load adds to its round trip: the
+A sparse flow, a datagram of 100 bytes every 20 ms (10 to 30: each is up to 10 ms
+late, at random), crosses the tunnel beside a load that fills the line. The figure is what the load adds to its round trip: the
 idle path's round trip, taken before the load, is subtracted. Probes begin 2 s
 before the load, because one that starts into a full queue gets its first packet
 through when all is over, and then measures silence. The first 2 s of the load are
@@ -76,9 +76,11 @@ Traps
     without a tunnel, too. In one run of a hundred the probe does, with a TCP flow
     (4 each way), and waits 3 to 8 ms in it. A median over runs does not feel that,
     a range does.
-  - What is exact keeps step: at 100 Mbit/s and without a tunnel a probe waits 0.06 ms,
-    or 0.18, a packet more, and hardly ever anything between. The median is one or
-    the other, by the run, and their mean would say more.
+  - What is exact keeps step: probes that beat once in a round trip, or by timers that
+    are late until something else happens, which here is a gateway that lets the next
+    packet go, all find the queue in the same moment of its cycle. At 100 Mbit/s half
+    of them waited 0.06 ms, half 0.18, a packet more, and none anything between. So a
+    probe is up to 10 ms late, at random, and then exact.
   - Every scenario is done 5 times (bench run --help). With 5 repetitions or more on
     each side, bench compare says of a difference whether it is one, or whether the
     two agree: chance alone has medians as far apart. With fewer, what it promises

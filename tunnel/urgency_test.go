@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +15,7 @@ func TestNeed(t *testing.T) {
 	const tick = urgencyEvery
 	busy := step{ran: tick, waited: tick / 2, sparse: true}
 	calm := step{ran: tick / 10, waited: tick / 100, sparse: true}
+	flood := step{ran: tick, waited: tick / 2, lost: true}
 	fast := step{ran: tick / 2, waited: tick / 100, sparse: true} // much to do, nobody in the way
 	for _, test := range []struct {
 		name  string
@@ -28,6 +30,9 @@ func TestNeed(t *testing.T) {
 		{"a thread that ended takes its times along", []step{calm, {ran: -tick, waited: -tick, sparse: true}, busy}, "--u"},
 		{"what came before they were short has not waited", []step{calm, busy.before(2 * tick), busy.before(3 * tick), busy.before(tick)}, "---u"},
 		{"much to do, but nobody waits any more", []step{calm, busy, {ran: leastHold / 2, lasts: leastHold}}, "-u-"},
+		{"packets of a flood are lost, and not just at first", append([]step{calm}, slices.Repeat([]step{flood}, losingFor+1)...), "-" + strings.Repeat("-", losingFor-1) + "uu"},
+		{"packets are lost now and then", append([]step{calm}, slices.Repeat([]step{flood, {ran: tick, waited: tick}}, losingFor)...), strings.Repeat("-", 1+2*losingFor)},
+		{"packets are lost, but not for want of a processor", append([]step{calm}, slices.Repeat([]step{{ran: tick, lost: true}}, 2*losingFor)...), strings.Repeat("-", 1+2*losingFor)},
 		{"it lasts for the hold", []step{calm, busy, calm.lasting(leastHold - tick), calm}, "-uu-"},
 		{"as long as there is much to do", []step{calm, busy, fast.lasting(2 * leastHold), fast, calm}, "-uuu-"},
 		{"the hold begins anew while processors are short", []step{calm, busy, busy.lasting(leastHold), calm, calm.lasting(leastHold)}, "-uuu-"},
@@ -48,7 +53,7 @@ func TestNeed(t *testing.T) {
 			for _, s := range test.steps {
 				now += int64(max(s.lasts, tick))
 				ran, waited = ran+s.ran, waited+s.waited
-				got += map[bool]string{true: "u", false: "-"}[n.decide(now, ran, waited, s.seen(now))]
+				got += map[bool]string{true: "u", false: "-"}[n.decide(now, ran, waited, s.seen(now), s.loss(now))]
 			}
 			if got != test.want {
 				t.Errorf("got %s, want %s", got, test.want)
@@ -60,6 +65,7 @@ func TestNeed(t *testing.T) {
 type step struct {
 	ran, waited time.Duration
 	sparse      bool
+	lost        bool          // packets were
 	lasts       time.Duration // 0: urgencyEvery
 	ago         time.Duration // the packet of a sparse flow came, before the step's end
 }
@@ -74,6 +80,14 @@ func (s step) seen(now int64) int64 {
 	return now - int64(s.ago)
 }
 
+// loss is when a packet was lost.
+func (s step) loss(now int64) int64 {
+	if !s.lost {
+		return 0
+	}
+	return now
+}
+
 // lasting makes a step of d, in which the same is done all the time.
 func (s step) lasting(d time.Duration) step {
 	n := d / urgencyEvery
@@ -85,13 +99,13 @@ func TestHoldHasAnEnd(t *testing.T) {
 	now, waited := int64(1), time.Duration(0)
 	for range 100 {
 		now += int64(urgencyEvery)
-		n.decide(now, 0, waited, now)
+		n.decide(now, 0, waited, now, 0)
 		now, waited = now+int64(urgencyEvery), waited+urgencyEvery
-		if !n.decide(now, 0, waited, now) {
+		if !n.decide(now, 0, waited, now, 0) {
 			t.Fatal("not urgent")
 		}
 		now += int64(mostHold)
-		if n.decide(now, 0, waited, now) {
+		if n.decide(now, 0, waited, now, 0) {
 			t.Fatalf("still urgent after %v without a reason", mostHold)
 		}
 	}
@@ -232,8 +246,10 @@ func TestWorkersGoFirstForAFloodThatIsLost(t *testing.T) {
 		if machine.before {
 			t.Error("they go first for a flood of which nothing is lost")
 		}
-		a.device.urgency.lost(a.device.clock.Now())
-		flood(4 * urgencyEvery)
+		for range 4 * losingFor {
+			a.device.urgency.lost(a.device.clock.Now())
+			flood(urgencyEvery / 2)
+		}
 		if !machine.before {
 			t.Error("they do not go first, though packets of a flood are lost")
 		}

@@ -64,11 +64,11 @@ type Path struct {
 // burst at most, in each direction. The median probe of a run, beside 4 TCP flows
 // each way, least to most of 2 to 15 runs:
 //
-//	burst        kernel WireGuard         wireguard-go     none
-//	             20 Mbit/s   100 Mbit/s   100 Mbit/s       100 Mbit/s
-//	10 ms        20 to 25    9 to 31      10 to 21 ms      0.17 ms
-//	15000 bytes  23 to 35    15 to 39     18 to 21 ms      0.17 ms
-//	1600 bytes   24 to 48    30 to 33     22 to 29 ms      0.08 to 0.15 ms
+//	burst        kernel WireGuard         wireguard-go
+//	             20 Mbit/s   100 Mbit/s   100 Mbit/s
+//	10 ms        18 to 32    9 to 31      10 to 21 ms
+//	15000 bytes  23 to 35    15 to 39     18 to 21 ms
+//	1600 bytes   24 to 81    17 to 38     19 to 41 ms
 //
 // At 100 Mbit/s there are two states, of 9 and of 20 to 30 ms, and a run may stay in
 // either: with 10 ms half of the runs of kernel WireGuard are below 13 ms. So this
