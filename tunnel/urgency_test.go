@@ -239,6 +239,7 @@ func TestWorkersGoFirstForAFloodThatIsLost(t *testing.T) {
 					a.tun.in <- a.udp(b, 2000, 0, 1000)
 				}
 			}
+			synctest.Wait()
 		}
 		flood(2 * sparseFor)
 		machine.set(true)
