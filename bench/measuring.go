@@ -12,12 +12,12 @@ func newMeasuring() *cobra.Command {
 const measuring = `What is measured
 
 A sparse flow, a datagram of 100 bytes every 20 ms (10 to 30: each is up to 10 ms
-late, at random), crosses the tunnel beside a load that fills the line. The figure is what the load adds to its round trip: the
-idle path's round trip, taken before the load, is subtracted. Probes begin 2 s
-before the load, because one that starts into a full queue gets its first packet
-through when all is over, and then measures silence. The first 2 s of the load are
-left out of figures, not of plots. Bulk flows begin within the first of them, each
-at a random moment.
+late, at random), crosses the tunnel beside a load that fills the line. The figure
+is what the load adds to its round trip: the idle path's round trip, taken before
+the load, is subtracted. Probes begin 2 s before the load, because one that starts
+into a full queue gets its first packet through when all is over, and then measures
+silence. The first 2 s of the load are left out of figures, not of plots. Bulk flows
+begin within the first of them, each at a random moment.
 
 Rates count whole Ethernet frames without preamble and checksum, as HTB and cake
 do. Of 1514 bytes, TCP with timestamps over IPv6 carries 1428: goodput is at most
@@ -60,7 +60,7 @@ Traps
   - A shaper saves up some of its rate while it has nothing to send. Tunnels of
     one queue, which is empty at times and full at others, wait the less for it:
     kernel WireGuard at 100 Mbit/s 9 to 34 ms with the 10 ms that are usual here, in
-    half of the runs less than 14, and 20 ms or more with tc's own 1600 bytes
+    half of the runs less than 14, and 17 ms or more with tc's own 1600 bytes
     (--burst 128us). Flows with queues of their own do not care. The burst is part of
     the path in every report.
   - TCP flows that share one queue are chaotic: with another seed the same experiment

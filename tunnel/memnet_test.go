@@ -229,15 +229,8 @@ func (s *memSocket) Poll(ms []portpool.Message) (n int, err error) {
 
 // Doze implements portpool.Poller.
 func (s *memSocket) Doze(d time.Duration) error {
-	if len(s.first) > 0 {
-		return nil
-	}
-	select {
-	case <-s.closed:
+	if !hold(s.first, s.queue, s.closed, d) {
 		return net.ErrClosed
-	case d := <-s.queue:
-		s.first <- d
-	case <-time.After(d):
 	}
 	return nil
 }

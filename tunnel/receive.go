@@ -84,7 +84,7 @@ func (r *receiver) run(socket portpool.Socket) {
 	}
 }
 
-// take waits for datagrams: in naps, where it is urgent.
+// take waits for datagrams: resting, where it is urgent.
 func (r *receiver) take(socket portpool.Socket) (int, error) {
 	poller, ok := socket.(portpool.Poller)
 	for vain := false; ok && r.priority.urgent(); vain = true {

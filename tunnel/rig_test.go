@@ -56,17 +56,26 @@ func (m *memTUN) Read(buf []byte) (tun.Header, int, error) {
 }
 
 func (m *memTUN) Await(d time.Duration) error {
-	if len(m.first) > 0 {
-		return nil
-	}
-	select {
-	case <-m.closed:
+	if !hold(m.first, m.in, m.closed, d) {
 		return os.ErrClosed
-	case p := <-m.in:
-		m.first <- p
-	case <-time.After(d):
 	}
 	return nil
+}
+
+// hold waits for d, or less if something comes, which is kept in first, whose capacity
+// is one. It is false if that ends because of closed.
+func hold[T any](first, in chan T, closed <-chan struct{}, d time.Duration) (open bool) {
+	if len(first) > 0 {
+		return true
+	}
+	select {
+	case <-closed:
+		return false
+	case x := <-in:
+		first <- x
+	case <-time.After(d):
+	}
+	return true
 }
 
 func (m *memTUN) Doze(d time.Duration) error { return m.Await(d) }

@@ -97,21 +97,21 @@ func (n *need) decide(now int64, ran, waited time.Duration, seen, lost int64) (u
 	if n.losing >= losingFor {
 		seen = max(seen, lost)
 	}
-	sparse := seen != 0 && now-seen < int64(sparseFor)
+	awaited := seen != 0 && now-seen < int64(sparseFor)
 	short = short && seen >= n.shortFrom
 	n.at, n.ran, n.waited = now, ran, waited
 	lasted := time.Duration(now - n.since)
 	switch {
-	case !n.urgent && short && sparse:
+	case !n.urgent && short && awaited:
 		if n.since != 0 && lasted < n.hold {
 			n.hold = min(2*n.hold, mostHold)
 		} else {
 			n.hold = leastHold
 		}
 		n.urgent, n.since = true, now
-	case n.urgent && short && sparse:
+	case n.urgent && short && awaited:
 		n.since = now
-	case n.urgent && lasted >= n.hold && (r*idle < elapsed || !sparse):
+	case n.urgent && lasted >= n.hold && (r*idle < elapsed || !awaited):
 		n.urgent, n.since = false, now
 	}
 	return n.urgent

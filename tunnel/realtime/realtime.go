@@ -12,8 +12,9 @@
 // the same priority (sched_yield(2)). Two such threads, of two daemons that each wait
 // for an ordinary one of their own, keep two processors for good. So all threads of a
 // process go first or none does, all have one priority, and threads to come have what
-// those have that start them. And what has nothing to do naps for a fixed time and
-// looks again, so that the Go scheduler has no part in that.
+// those have that start them. And what has nothing to do naps for a fixed time, or
+// sleeps in another system call that the Go scheduler is not told of, and looks again,
+// so that the scheduler has no part in that.
 package realtime
 
 import (
