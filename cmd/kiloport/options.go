@@ -167,7 +167,7 @@ var options = []option{
 	},
 	{
 		flag: "realtime", key: "Realtime", value: "auto|off",
-		help: "let packets go before other programs (SCHED_FIFO) while processors are short and some flow is sparse, or packets are lost",
+		help: "let packets go before other programs (SCHED_RR) while processors are short and some flow is sparse, or packets are lost",
 		set: func(o *tunnel.Options, v string) (err error) {
 			o.Realtime, err = parseSwitch(v, autoWord)
 			return err

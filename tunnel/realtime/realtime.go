@@ -4,17 +4,20 @@
 // A kernel forwards in softirqs, which no program's thread keeps waiting. A daemon
 // is a program like others: where the processors are taken, it gets its share and
 // waits for its turn, for some milliseconds each time, while packets wait for it.
-// A thread of the policy SCHED_FIFO does not (sched(7)).
+// A thread of the policy SCHED_RR does not (sched(7)).
 //
 // What a thread that goes first must not do is to wait in a loop for what another one
-// holds that cannot run. The Go runtime does so, where a goroutine comes back from a
-// system call or is looked at by the garbage collector, and only yields to threads of
-// the same priority (sched_yield(2)). Two such threads, of two daemons that each wait
-// for an ordinary one of their own, keep two processors for good. So all threads of a
-// process go first or none does, all have one priority, and threads to come have what
-// those have that start them. And what has nothing to do naps for a fixed time, or
-// sleeps in another system call that the Go scheduler is not told of, and looks again,
-// so that the scheduler has no part in that.
+// holds that cannot run. The Go runtime does so. Where a goroutine comes back from a
+// system call or is looked at by the garbage collector it yields, to threads of the same
+// priority (sched_yield(2)); where it has swept its part of the memory and another thread
+// still sweeps, it does not even that. Two such threads, of two daemons that each wait for
+// another of their own, keep two processors for good, and one keeps the only processor. So
+// all threads of a process go first or none does, all have one priority, and threads to
+// come have what those have that start them. The kernel has them take turns, of 100 ms as
+// a rule, which is the longest such wait: that is SCHED_RR, and SCHED_FIFO knows no turns.
+// And what has nothing to do naps for a fixed time, or sleeps in another system call that
+// the Go scheduler is not told of, and looks again, so that the scheduler has no part in
+// that.
 package realtime
 
 import (
@@ -35,7 +38,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// priority is the lowest of SCHED_FIFO's 1 to 99: before ordinary threads, behind
+// priority is the lowest of SCHED_RR's 1 to 99: before ordinary threads, behind
 // whatever else an administrator has put there.
 const priority = 1
 
@@ -135,7 +138,7 @@ func (s *System) First(n int) error {
 	if s.overran {
 		return ErrOverran
 	}
-	if err := s.all(unix.SchedAttr{Policy: unix.SCHED_FIFO, Priority: priority}); err != nil {
+	if err := s.all(unix.SchedAttr{Policy: unix.SCHED_RR, Priority: priority}); err != nil {
 		return fmt.Errorf("put threads before ordinary ones: %w: it takes CAP_SYS_NICE", err)
 	}
 	runtime.GOMAXPROCS(max(s.usual, n))
@@ -217,9 +220,9 @@ func Run(cmd *exec.Cmd) error {
 func starting(cmd *exec.Cmd) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if policy(0) == unix.SCHED_FIFO {
+	if policy(0) == unix.SCHED_RR {
 		// Threads that this one starts are ordinary, too, until First is called again.
-		to := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: priority, Flags: unix.SCHED_FLAG_RESET_ON_FORK}
+		to := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Priority: priority, Flags: unix.SCHED_FLAG_RESET_ON_FORK}
 		if err := set(0, &to); err != nil {
 			return fmt.Errorf("start a program that does not go first: %w", err)
 		}

@@ -9,9 +9,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -79,11 +81,11 @@ func TestFirstAndLast(t *testing.T) {
 		t.Errorf("GOMAXPROCS is %d, want %d", got, usual+3)
 	}
 	if _, err := New(); err != ErrOwnPolicy {
-		t.Errorf("New on a thread of SCHED_FIFO: %v", err)
+		t.Errorf("New on a thread of SCHED_RR: %v", err)
 	}
 	settled(t, func() error { return s.First(usual + 3) }, unix.SCHED_NORMAL)
 	startThreads(t)
-	if p := policies(t); p[unix.SCHED_NORMAL] != 0 || p[unix.SCHED_FIFO] < 10 {
+	if p := policies(t); p[unix.SCHED_NORMAL] != 0 || p[unix.SCHED_RR] < 10 {
 		t.Errorf("threads by policy: %v", p)
 	}
 	if attr, err := unix.SchedGetAttr(0, 0); err != nil || attr.Priority != priority {
@@ -92,9 +94,9 @@ func TestFirstAndLast(t *testing.T) {
 	if err := s.First(0); err != nil || runtime.GOMAXPROCS(0) != usual {
 		t.Errorf("for no goroutine, GOMAXPROCS is %d, want the usual %d: %v", runtime.GOMAXPROCS(0), usual, err)
 	}
-	settled(t, s.Last, unix.SCHED_FIFO)
+	settled(t, s.Last, unix.SCHED_RR)
 	startThreads(t)
-	if p := policies(t); p[unix.SCHED_FIFO] != 0 || runtime.GOMAXPROCS(0) != usual {
+	if p := policies(t); p[unix.SCHED_RR] != 0 || runtime.GOMAXPROCS(0) != usual {
 		t.Errorf("in the end, threads by policy are %v, GOMAXPROCS is %d", p, runtime.GOMAXPROCS(0))
 	}
 }
@@ -145,7 +147,7 @@ func TestThreadsThatStartMeanwhile(t *testing.T) {
 	defer close(stop)
 	for range 50 {
 		settled(t, func() error { return s.First(2) }, unix.SCHED_NORMAL)
-		settled(t, s.Last, unix.SCHED_FIFO)
+		settled(t, s.Last, unix.SCHED_RR)
 	}
 }
 
@@ -278,7 +280,62 @@ func spin(t *testing.T, s *System, done func() bool) {
 	}
 }
 
-// inAnother runs the test in another process, as limits can only become lower.
+// Where a goroutine waits in a loop for another one, as the sweeper of the garbage
+// collector does, the other one gets a turn, even if there is but one processor.
+func TestWhoIsWaitedForInALoopGetsATurn(t *testing.T) {
+	if os.Getenv(another) == "" {
+		if out, err := inAnother(t); err != nil {
+			t.Errorf("it ended with %v: %s", err, out)
+		}
+		return
+	}
+	s := newSystem(t)
+	onOneProcessor(t)
+	settled(t, func() error { return s.First(3) }, unix.SCHED_NORMAL)
+	for range 3 {
+		var done atomic.Bool
+		go func() {
+			s.Nap(20 * time.Millisecond) // then the other one has the processor
+			done.Store(true)
+		}()
+		for !done.Load() {
+			runtime.Gosched()
+		}
+	}
+	if err := s.First(3); err != nil {
+		t.Error(err)
+	}
+}
+
+// onOneProcessor binds all threads of this process to one processor.
+func onOneProcessor(t *testing.T) {
+	t.Helper()
+	var one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &one); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 8 * len(one) * int(unsafe.Sizeof(one[0])) {
+		if one.Count() > 1 {
+			one.Clear(i)
+		}
+	}
+	threads, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, thread := range threads {
+		id, err := strconv.Atoi(thread.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.SchedSetaffinity(id, &one); err != nil && err != unix.ESRCH {
+			t.Fatal(err)
+		}
+	}
+}
+
+// inAnother runs the test in another process: limits can only become lower, and
+// processors fewer.
 func inAnother(t *testing.T) (out string, err error) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe", "-test.run", "^"+t.Name()+"$")
@@ -305,7 +362,7 @@ func TestWhoNeverWaitsBecomesOrdinary(t *testing.T) {
 	if err := s.First(2); err != ErrOverran {
 		t.Errorf("First afterwards: %v", err)
 	}
-	for end := time.Now().Add(10 * time.Second); policies(t)[unix.SCHED_FIFO] != 0; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(10 * time.Second); policies(t)[unix.SCHED_RR] != 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("threads by policy: %v", policies(t))
 		}

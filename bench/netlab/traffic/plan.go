@@ -127,7 +127,7 @@ type Plan struct {
 	// as User-Mode Linux has it with time-travel: a UDPStream without a pause
 	// would stop it, and sends a datagram every 10 µs instead.
 	Virtual bool
-	// Prompt makes the processes of both ends real-time ones (SCHED_FIFO of
+	// Prompt makes the processes of both ends real-time ones (SCHED_RR of
 	// sched(7)), that wait for no other: what they measure beside a load is then
 	// the tunnel, and not how long a processor is awaited before and after it.
 	// Not for plans that load anything.

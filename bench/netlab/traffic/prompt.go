@@ -20,7 +20,7 @@ func prompt() error {
 		if err != nil {
 			return fmt.Errorf("find the threads of this process: %w", err)
 		}
-		err = unix.SchedSetAttr(id, &unix.SchedAttr{Policy: unix.SCHED_FIFO, Priority: 1}, 0)
+		err = unix.SchedSetAttr(id, &unix.SchedAttr{Policy: unix.SCHED_RR, Priority: 1}, 0)
 		if err != nil && err != unix.ESRCH { // a thread may have ended
 			return fmt.Errorf("make a process a real-time one, run this as root: %w", err)
 		}
