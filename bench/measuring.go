@@ -56,18 +56,19 @@ Traps
     forget it at their doors, by a BPF program.
   - Segmentation offloads let a queue see bundles of packets instead of packets,
     UDP's too. They are off at the gateways and next to them; the longest packet
-    that a gateway saw is in the report (1514 bytes, or something is wrong).
+    that a gateway saw is in the report (1514 bytes, or something is wrong). Between
+    hosts and their ends of a tunnel they are on, as machines have them, so that a
+    tunnel gets from TCP, and gives it, what it does on a machine.
   - A shaper saves up some of its rate while it has nothing to send. Tunnels of
     one queue, which is empty at times and full at others, wait the less for it:
-    kernel WireGuard at 100 Mbit/s 9 to 34 ms with the 10 ms that are usual here, in
-    half of the runs less than 14, and 17 ms or more with tc's own 1600 bytes
-    (--burst 128us). Flows with queues of their own do not care. The burst is part of
+    kernel WireGuard at 20 Mbit/s 20 to 28 ms with the 10 ms that are usual here, and
+    28 to 44 ms with tc's own 1600 bytes (--burst 640us). Flows with queues of their own do not care. The burst is part of
     the path in every report.
   - TCP flows that share one queue are chaotic: with another seed the same experiment
     gives medians that differ by a third. Repeat it, and look at the range. Flows with
     queues of their own repeat within a few percent.
-  - At 100 Mbit/s one queue has two states: in half of the runs the probe waits 8 to
-    14 ms, in the others 16 to 34, and a median of five is of the one that came more
+  - At 100 Mbit/s one queue has two states: in half of the runs or more the probe waits
+    8 to 14 ms, in the others 15 to 34, and a median of five is of the one that came more
     often. Five more, with other seeds, may be of the other. bench compare then says
     that the two agree, because its interval holds both states, 20 ms apart: that is
     all that five runs can say, and more do not make it narrow while both states are

@@ -62,17 +62,17 @@ type Path struct {
 // heaps of data, so that either queue is empty at times and full at others. What a
 // shaper saves up while its queue is empty takes off the next heap: as much as the
 // burst at most, in each direction. The median probe of a run, beside 4 TCP flows
-// each way, least to most of 2 to 15 runs:
+// each way, least to most of 5 to 10 runs:
 //
-//	burst        kernel WireGuard         wireguard-go
-//	             20 Mbit/s   100 Mbit/s   100 Mbit/s
-//	10 ms        18 to 32    9 to 31      10 to 21 ms
-//	15000 bytes  23 to 35    15 to 39     18 to 21 ms
-//	1600 bytes   24 to 81    17 to 38     19 to 41 ms
+//	burst        kernel WireGuard          wireguard-go
+//	             20 Mbit/s   100 Mbit/s    20 Mbit/s   100 Mbit/s
+//	10 ms        20 to 28    8 to 29       19 to 29    8 to 19 ms
+//	5 ms         22 to 43    14 to 30      22 to 43    12 to 28 ms
+//	1600 bytes   28 to 44                  26 to 69 ms
 //
 // At 100 Mbit/s there are two states, of 9 and of 20 to 30 ms, and a run may stay in
-// either: with 10 ms half of the runs of kernel WireGuard are below 13 ms. So this
-// burst is the kindest of the three to tunnels that have but one queue.
+// either: with 10 ms half of the runs or more are below 14 ms. So this burst is the
+// kindest of the three to tunnels that have but one queue.
 const ShaperBurst = 10 * time.Millisecond
 
 // A Qdisc is a queueing discipline and its parameters. A parameter that is 0 is

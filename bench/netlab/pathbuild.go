@@ -22,10 +22,11 @@ const (
 // between the gateways. As with [NewSites] nobody routes the inner networks, see
 // [Sites.RouteNative].
 //
-// All that real wires do and veths do not is made up for: packets are no larger
-// than the MTU (segmentation offloads are off), gateways do not see the hash that
-// a packet had on its host, and neighbours know each other from the start, so
-// that no address resolution waits for the internet's delay.
+// All that real wires do and veths do not is made up for: at the gateways and next to
+// them packets are no larger than the MTU (segmentation offloads are off), gateways do
+// not see the hash that a packet had on its host, and neighbours know each other from
+// the start, so that no address resolution waits for the internet's delay. Hosts and
+// sites pass each other what TCP makes in one piece, as the kernels of both would.
 func NewPath(ctx context.Context, p Path) (*Sites, error) {
 	if err := p.Validate(); err != nil {
 		return nil, err
@@ -100,7 +101,7 @@ func (s *Sites) buildPath() (err error) {
 
 // join lays the links of one half of the path and its routes.
 func (s *Sites) join(w *wing) error {
-	err := s.attach(w.site, w.name, w.gateway, GatewayLan, SitesConfig{Hosts: true, MTU: s.path.MTU})
+	err := s.attach(w.site, w.name, w.gateway, GatewayLan, SitesConfig{Hosts: true, HostOffload: true, MTU: s.path.MTU})
 	if err != nil {
 		return err
 	}

@@ -18,8 +18,9 @@ type SitesConfig struct {
 	Hosts bool
 	// MTU of the links between sites and router in bytes, 0 means 1500.
 	MTU int
-	// Offload leaves segmentation offloads on; see [LinkOptions].
-	Offload bool
+	// Offload leaves segmentation offloads on between sites and router, HostOffload
+	// between hosts and sites; see [LinkOptions].
+	Offload, HostOffload bool
 }
 
 // Sites is the picture `host – site A – router – site B – host`, or, made by
@@ -132,10 +133,10 @@ func (s *Sites) attach(site *Site, name string, router *Node, dev string, c Site
 	if !c.Hosts {
 		return nil
 	}
-	return s.attachHost(site, name)
+	return s.attachHost(site, name, c.HostOffload)
 }
 
-func (s *Sites) attachHost(site *Site, name string) (err error) {
+func (s *Sites) attachHost(site *Site, name string, offload bool) (err error) {
 	if site.Host, err = s.Node("host-" + name); err != nil {
 		return err
 	}
@@ -144,7 +145,7 @@ func (s *Sites) attachHost(site *Site, name string) (err error) {
 	}
 	err = s.connectSettled(
 		End{site.Host, "lan", []netip.Prefix{site.Inner4(2), site.Inner6(2)}},
-		End{site.Node, "lan", []netip.Prefix{site.Inner4(1), site.Inner6(1)}}, LinkOptions{})
+		End{site.Node, "lan", []netip.Prefix{site.Inner4(1), site.Inner6(1)}}, LinkOptions{Offload: offload})
 	if err != nil {
 		return err
 	}
