@@ -196,11 +196,12 @@ type queueing struct {
 
 // queues sorts hashes into queues as fq_codel does. Flows of one length in one
 // outer flow look alike; how many there are is told by how many packets they
-// sent, of which a single flow sends each.
+// sent, of which a single flow sends each. Whoever sent less than half of that, or only
+// short packets, is none of them: the connection by which the ends talk is not.
 func queues(counts map[netlab.FlowSize]uint64, n int, each float64) (q queueing) {
 	inQueue, hashes := map[int]int{}, map[uint32]bool{}
 	for kind, packets := range counts {
-		if packets < fewest || kind.Length < firstLength-20 {
+		if float64(packets) < max(fewest, each/2) || kind.Length < firstLength-20 {
 			continue
 		}
 		q.kinds++

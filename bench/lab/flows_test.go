@@ -27,7 +27,7 @@ func TestQueues(t *testing.T) {
 			queueing{kinds: 2, outer: 1, used: 1, alone: 0}},
 		{"two flows of one length in one outer flow", map[netlab.FlowSize]uint64{{Hash: hash(0, 1), Length: 254}: 20, {Hash: hash(1, 1), Length: 254}: 10},
 			queueing{kinds: 2, outer: 2, used: 2, alone: 1}},
-		{"a few strays and what the tunnel sends by itself", map[netlab.FlowSize]uint64{{Hash: hash(0, 1), Length: 254}: 9, {Hash: hash(0, 1), Length: 270}: 2, {Hash: hash(0, 3), Length: 150}: 99},
+		{"a few strays and what the tunnel sends by itself", map[netlab.FlowSize]uint64{{Hash: hash(0, 1), Length: 254}: 9, {Hash: hash(0, 1), Length: 270}: 2, {Hash: hash(0, 3), Length: 150}: 99, {Hash: hash(2, 1), Length: 734}: 4},
 			queueing{kinds: 1, outer: 1, used: 1, alone: 1}},
 	} {
 		if got := queues(test.counts, 4, each); got != test.want {
