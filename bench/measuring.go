@@ -62,8 +62,8 @@ Traps
   - A shaper saves up some of its rate while it has nothing to send. Tunnels of
     one queue, which is empty at times and full at others, wait the less for it:
     kernel WireGuard at 20 Mbit/s 20 to 28 ms with the 10 ms that are usual here, and
-    28 to 44 ms with tc's own 1600 bytes (--burst 640us). Flows with queues of their own do not care. The burst is part of
-    the path in every report.
+    28 to 44 ms with tc's own 1600 bytes (--burst 640us). Flows with queues of their
+    own do not care. The burst is part of the path in every report.
   - TCP flows that share one queue are chaotic: with another seed the same experiment
     gives medians that differ by a third. Repeat it, and look at the range. Flows with
     queues of their own repeat within a few percent.
